@@ -1,0 +1,109 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/vault/audit"
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// Check is one finding of [Keeper.Health].
+type Check struct {
+	OK      bool
+	Subject string // store, audit, or identity NAME
+	Detail  string
+	Try     string // a command that helps; empty if there is none
+}
+
+// Health checks everything that can be checked without a key of an identity:
+// root material and store record, every header and cell, every set-hash, the
+// outer lock of every entry, and the audit log. It goes on past what is
+// broken. The error is for a store that cannot be reached at all.
+func (k *Keeper) Health(ctx context.Context) ([]Check, error) {
+	if _, err := k.open(ctx, 0); err != nil {
+		return nil, err
+	}
+	out := []Check{{OK: true, Subject: "root", Detail: "opens the store record"}}
+	ids, err := k.healthIdentities(ctx)
+	out = append(out, ids...)
+	if err != nil {
+		return out, err
+	}
+	return append(out, k.healthAudit(ctx)...), nil
+}
+
+func (k *Keeper) healthIdentities(ctx context.Context) ([]Check, error) {
+	var out []Check
+	var after identity.ID
+	n, labels := 0, 0
+	for {
+		page, err := k.backend.Identities(ctx, after, pageSize)
+		if err != nil {
+			return out, fmt.Errorf("listing identities: %w", err)
+		}
+		for _, it := range page {
+			after = it.ID
+			found, c := k.healthOne(ctx, it.ID)
+			n, labels = n+1, labels+found
+			if c != nil {
+				out = append(out, *c)
+			}
+		}
+		if len(page) < pageSize {
+			break
+		}
+	}
+	return append(out, Check{OK: len(out) == 0, Subject: "vaults", Detail: fmt.Sprintf("%d identities, %d labels opened to the outer lock", n, labels)}), nil
+}
+
+func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *Check) {
+	broken := func(what string) *Check {
+		return &Check{Subject: "identity " + id.String(), Detail: what + "; it is not served, the others are", Try: "restore the data directory from a copy"}
+	}
+	w, es, err := k.listing(ctx, id)
+	if err != nil {
+		if errors.Is(err, storage.ErrDamaged) {
+			return 0, broken("does not open as it was sealed")
+		}
+		return 0, broken(Refuse(err).Message)
+	}
+	defer w.wipe()
+	if w.head == nil {
+		return 0, nil
+	}
+	if same, err := k.setMatches(ctx, w); err != nil && !same {
+		return 0, broken("has records that were removed, added or rolled back")
+	}
+	for _, e := range es {
+		if e.Form != formNone {
+			labels++
+		}
+	}
+	return labels, nil
+}
+
+func (k *Keeper) healthAudit(ctx context.Context) []Check {
+	rep, err := k.VerifyAudit(ctx)
+	if err != nil {
+		return []Check{{Subject: "audit", Detail: Refuse(err).Message, Try: "restore audit.jsonl from a copy"}}
+	}
+	var out []Check
+	for _, p := range rep.Problems {
+		out = append(out, Check{Subject: "audit", Detail: p.String(), Try: "solekey audit verify"})
+	}
+	if err := k.writable(ctx); err != nil {
+		out = append(out, Check{Subject: "audit", Detail: "the log cannot be written, so no secret is given out", Try: "free space on the disk, or make audit.jsonl writable for its owner"})
+	}
+	if len(out) == 0 {
+		out = append(out, Check{OK: true, Subject: "audit", Detail: fmt.Sprintf("%d records, no gap", rep.Lines)})
+	}
+	return out
+}
+
+// writable proves that the log takes a line, by writing one.
+func (k *Keeper) writable(ctx context.Context) error {
+	return k.append(ctx, audit.Record{Time: k.now(), Event: audit.Note, Key: audit.Owner, Via: "cli", Note: "doctor"})
+}

@@ -1,0 +1,288 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/seal"
+	"github.com/solekey/solekey/vault/audit"
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// view is one identity as it was at one point in time: header, keys for its
+// records, and the sealed records that were asked for. It lives for one call.
+type view struct {
+	id    identity.ID
+	rev   storage.Rev // 0: no such identity, the header is the decoy's
+	meta  []byte
+	cell  [32]byte
+	head  *seal.Header    // nil: shredded
+	tomb  *seal.Tombstone // of a shredded identity
+	outer *seal.Outer
+	vals  map[string][]byte
+	st    *store
+}
+
+// errDamaged reports an identity that cannot be opened as it was sealed. It
+// is quarantined: every key that names it hears unavailable, and the others
+// are served.
+var errDamaged = fmt.Errorf("identity does not open: %w", storage.ErrDamaged)
+
+// load reads the identity with the given keys, and compares its set-hash at
+// the first touch. An ID that does not exist gives a view of the decoy with
+// Rev 0.
+func (k *Keeper) load(ctx context.Context, id identity.ID, keys ...string) (*view, error) {
+	v, err := k.read(ctx, id, keys...)
+	if err != nil || v.rev == 0 || v.head == nil {
+		return v, err
+	}
+	return v, k.checkSet(ctx, v)
+}
+
+// read is load without the comparison.
+func (k *Keeper) read(ctx context.Context, id identity.ID, keys ...string) (*view, error) {
+	st, err := k.open(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	cell, cellErr := k.backend.Cell(ctx, id)
+	res, err := k.backend.Get(ctx, id, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("reading identity: %w", err)
+	}
+	v := &view{id: id, rev: res.Rev, meta: res.Meta, cell: cell, vals: res.Vals, st: st}
+	switch {
+	case res.Rev == 0:
+		return k.loadDecoy(v)
+	case errors.Is(cellErr, storage.ErrErased):
+		return k.loadTombstone(ctx, v)
+	case cellErr != nil && !errors.Is(cellErr, storage.ErrNoCell):
+		return nil, fmt.Errorf("reading cell: %w", cellErr)
+	case cellErr != nil:
+		return nil, errDamaged
+	}
+	return k.loadHeader(ctx, v)
+}
+
+func (k *Keeper) loadDecoy(v *view) (*view, error) {
+	d := v.st.decoy
+	head, err := v.st.OpenHeader(d.id, d.cell, d.meta)
+	if err != nil {
+		return nil, err
+	}
+	v.head = head
+	v.outer = v.st.Outer(d.id, head)
+	return v, nil
+}
+
+func (k *Keeper) loadHeader(ctx context.Context, v *view) (*view, error) {
+	typ, epoch, err := seal.Peek(v.meta)
+	if err != nil {
+		return nil, errDamaged
+	}
+	if !v.st.root.Has(epoch) {
+		if v.st, err = k.open(ctx, epoch); err != nil {
+			return nil, err
+		}
+	}
+	if typ == seal.TypeTombstone {
+		return k.loadTombstone(ctx, v)
+	}
+	if v.head, err = v.st.OpenHeader(v.id, v.cell, v.meta); err != nil {
+		return nil, errDamaged
+	}
+	v.outer = v.st.Outer(v.id, v.head)
+	if v.head.Flags&seal.FlagShredPending != 0 {
+		// A shred that was cut off. Its commit closed every slot; what is
+		// missing is the erasure, which intent in the header orders.
+		return v, k.finishShred(ctx, v)
+	}
+	return v, nil
+}
+
+// loadTombstone reads the tombstone, or finishes a shred that was cut off
+// between the erasure and the tombstone.
+func (k *Keeper) loadTombstone(ctx context.Context, v *view) (*view, error) {
+	typ, _, err := seal.Peek(v.meta)
+	if err != nil {
+		return nil, errDamaged
+	}
+	if typ == seal.TypeHeader {
+		if err := k.bury(ctx, v); err != nil {
+			return nil, err
+		}
+		return v, nil
+	}
+	tomb, err := v.st.OpenTombstone(v.id, v.meta)
+	if err != nil {
+		return nil, errDamaged
+	}
+	v.head, v.tomb = nil, &tomb
+	return v, nil
+}
+
+// Set-hashes of larger identities are compared by audit verification and
+// doctor only, to bound the first call of a process.
+const (
+	maxSetCheck   = 1000
+	maxRemembered = 1 << 16
+)
+
+// checkSet compares the set-hash of the header with the records of the
+// identity, once in the life of a Keeper. It shows records that were rolled
+// back, removed or injected below.
+func (k *Keeper) checkSet(ctx context.Context, v *view) error {
+	if v.head.Count > maxSetCheck {
+		return nil
+	}
+	k.mu.Lock()
+	_, done := k.checked[v.id]
+	k.mu.Unlock()
+	if done {
+		return nil
+	}
+	same, err := k.setMatches(ctx, v)
+	if err != nil || !same {
+		return err
+	}
+	k.mu.Lock()
+	if len(k.checked) >= maxRemembered {
+		clear(k.checked)
+	}
+	k.checked[v.id] = struct{}{}
+	k.mu.Unlock()
+	return nil
+}
+
+// setMatches reports false without an error if the identity changed under the
+// listing, so that there is nothing to compare.
+func (k *Keeper) setMatches(ctx context.Context, v *view) (bool, error) {
+	var sum seal.SetHash
+	var count uint32
+	after := ""
+	for {
+		page, err := k.backend.List(ctx, v.id, after, pageSize)
+		if err != nil {
+			return false, fmt.Errorf("listing records: %w", err)
+		}
+		if page.Rev != v.rev {
+			return false, nil
+		}
+		for _, it := range page.Items {
+			sum = sum.Add(v.outer.Elem(it.Key, it.Val))
+			count++
+			after = it.Key
+		}
+		if !page.More {
+			break
+		}
+	}
+	if sum != v.head.Set || count != v.head.Count {
+		return false, errDamaged
+	}
+	return true, nil
+}
+
+const pageSize = 256
+
+// entries opens every entry of the identity, removed ones included, in one
+// consistent listing.
+func (k *Keeper) entries(ctx context.Context, v *view) ([]*seal.Entry, error) {
+	var out []*seal.Entry
+	after := ""
+	for {
+		page, err := k.backend.List(ctx, v.id, after, pageSize)
+		if err != nil {
+			return nil, fmt.Errorf("listing entries: %w", err)
+		}
+		if page.Rev != v.rev {
+			return nil, storage.ErrConflict
+		}
+		for _, it := range page.Items {
+			after = it.Key
+			if it.Key[0] != entryType {
+				continue
+			}
+			e, err := v.outer.OpenEntry(it.Key, it.Val)
+			if err != nil {
+				return nil, errDamaged
+			}
+			out = append(out, e)
+		}
+		if !page.More {
+			return out, nil
+		}
+	}
+}
+
+// listing loads the identity with all its entries, again if it changed
+// between the two.
+func (k *Keeper) listing(ctx context.Context, id identity.ID) (*view, []*seal.Entry, error) {
+	for try := 0; ; try++ {
+		v, err := k.load(ctx, id)
+		if err != nil || v.rev == 0 || v.head == nil {
+			return v, nil, err
+		}
+		es, err := k.entries(ctx, v)
+		if err == nil || !errors.Is(err, storage.ErrConflict) || try == 15 {
+			return v, es, err
+		}
+	}
+}
+
+const entryType = 0x01
+
+func (v *view) tag(l Label) audit.Tag { return v.st.Tag(v.id, string(l)) }
+
+// entry opens the entry of l, nil if there is none. The record must have been
+// asked for in load.
+func (v *view) entry(l Label) (*seal.Entry, error) {
+	key := seal.EntryKey(v.tag(l))
+	b, ok := v.vals[key]
+	if !ok {
+		return nil, nil
+	}
+	e, err := v.outer.OpenEntry(key, b)
+	if err != nil || e.Label != string(l) {
+		return nil, errDamaged
+	}
+	return e, nil
+}
+
+func (v *view) hash() audit.Hash { return metaHash(v.meta) }
+
+func metaHash(meta []byte) audit.Hash {
+	sum := sha256.Sum256(meta)
+	return audit.Hash(sum[:16])
+}
+
+// bind is what a value of this identity is sealed to.
+func (v *view) bind(l string, version uint32, kind, exposure uint8) seal.Bind {
+	return seal.Bind{Store: v.st.ID(), ID: v.id, Version: version, Kind: kind, Exposure: exposure, Label: l}
+}
+
+func random32() [32]byte {
+	var b [32]byte
+	rand.Read(b[:]) // never fails, see crypto/rand
+	return b
+}
+
+// Times are stored in milliseconds; 0 is no time.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

@@ -1,0 +1,130 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// Description is what doctor shows of a store.
+type Description struct {
+	Dir        string
+	FileSystem string           // name of its kind
+	Erasure    storage.Class    // what shredding achieves here
+	Sizes      map[string]int64 // of each file that is there, by name
+	Warnings   []string         // what was found and changed when the store was opened
+}
+
+// Describe returns what is known of the store without taking a turn.
+func (s *Store) Describe() Description {
+	d := Description{
+		Dir: s.dir, FileSystem: s.fsys, Erasure: s.class,
+		Sizes: make(map[string]int64), Warnings: slices.Clone(s.warn),
+	}
+	for _, name := range []string{dbName, cellsName, auditName, headName, reserveName} {
+		if info, err := os.Lstat(s.path(name)); err == nil {
+			d.Sizes[name] = info.Size()
+		}
+	}
+	return d
+}
+
+// Check reads the whole store and returns what is structurally wrong with it,
+// joined; nil means that nothing is. It changes nothing but heals cells of
+// which one copy is sound. It holds the turn, so it is for stores at rest.
+func (s *Store) Check(ctx context.Context) error {
+	var errs []error
+	if err := s.read(ctx, checkTree); err != nil {
+		errs = append(errs, fmt.Errorf("checking %s: %w", dbName, err))
+	}
+	if err := s.withCells(ctx, s.cells.check); err != nil {
+		errs = append(errs, fmt.Errorf("checking %s: %w", cellsName, err))
+	}
+	if err := s.exclusively(ctx, func(*journal) error { return nil }); err != nil {
+		errs = append(errs, fmt.Errorf("checking %s: %w", auditName, err))
+	}
+	return errors.Join(errs...)
+}
+
+// checkTree walks every bucket and key within the caller's rescue. bbolt's own
+// check runs in a goroutine of its own, where a fault on the mapped file ends
+// the process; it follows only a walk that met none.
+func checkTree(tx *bbolt.Tx) error {
+	all := tx.Bucket(bucketI())
+	if all == nil {
+		return errForeign
+	}
+	err := all.ForEach(func(id, v []byte) error {
+		b := all.Bucket(id)
+		if v != nil || b == nil {
+			return errShape
+		}
+		if _, _, err := revision(b); err != nil {
+			return err
+		}
+		return walkBucket(b)
+	})
+	if err != nil {
+		return err
+	}
+	n := 0
+	for range tx.Check() {
+		n++ // its texts may quote keys
+	}
+	if n > 0 {
+		return fmt.Errorf("%d structure errors: %w", n, storage.ErrDamaged)
+	}
+	return nil
+}
+
+// walkBucket touches every key and value, in order.
+func walkBucket(b *bbolt.Bucket) error {
+	var last []byte
+	var sum byte
+	return b.ForEach(func(k, v []byte) error {
+		if v == nil || len(v) > revLen+storage.MaxValue || last != nil && string(last) >= string(k) {
+			return errShape
+		}
+		for i := 0; i < len(v); i += 512 {
+			sum += v[i]
+		}
+		last = k
+		return nil
+	})
+}
+
+// check looks at every row.
+func (c *cells) check() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.refresh(); err != nil {
+		return err
+	}
+	var errs []error
+	if c.lost > 0 {
+		errs = append(errs, fmt.Errorf("%d rows are invalid in both copies: %w", c.lost, storage.ErrDamaged))
+	}
+	for id := range c.rows {
+		if _, err := c.find(id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ClearFailed takes back the marks that a disk error or a damaged structure
+// left, which keep every process from writing. It is for the owner, after the
+// disk was checked and the machine was started anew.
+func (s *Store) ClearFailed() error {
+	if err := s.lease.clear(); err != nil {
+		return fmt.Errorf("clearing the failure marks: %w", err)
+	}
+	s.ioError.Store(false)
+	return nil
+}

@@ -1,0 +1,340 @@
+package bolt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// How the end of the log is found. audit.head holds the mark: how many lines
+// were acknowledged, the hash of the last one and where it ends. It is written
+// in place after each sync and never synced itself, so after a power cut it is
+// behind the lines, never ahead of them; lines that chain on from it are fine.
+// A log that ends before its mark, or reads otherwise there, was changed from
+// outside, and the next line says so.
+
+const (
+	headName  = "audit.head"
+	headMagic = "SOLEHEAD"
+	headSize  = 96 // magic 8 | ver u8 | 7 zeros | lines u64 | end u64 | hash 32 | SHA-256 of the 64 before
+
+	tailWindow = 4 << 10 // holds a whole line, whatever stands before it
+	tornWindow = 2 << 20 // more than one group can leave behind
+	maxStrange = 1 << 10 // lines from outside that are looked through
+)
+
+// markFile is audit.head in use.
+type markFile struct {
+	f     *os.File
+	head  storage.Head
+	end   int64 // where the last marked line ends
+	known bool  // the file held a valid mark, or one was written
+	log   *slog.Logger
+}
+
+func encodeMark(h storage.Head, end int64) []byte {
+	b := make([]byte, 0, headSize)
+	b = append(b, headMagic...)
+	b = append(b, 1, 0, 0, 0, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint64(b, h.Lines)
+	b = binary.BigEndian.AppendUint64(b, uint64(end))
+	b = append(b, h.Hash[:]...)
+	sum := sha256.Sum256(b)
+	return append(b, sum[:]...)
+}
+
+// decodeMark returns ok false for bytes that are no mark.
+func decodeMark(b []byte) (h storage.Head, end int64, ok bool) {
+	if len(b) != headSize || string(b[:8]) != headMagic || binary.BigEndian.Uint64(b[8:]) != 1<<56 {
+		return storage.Head{}, 0, false
+	}
+	if sha256.Sum256(b[:headSize-sha256.Size]) != [32]byte(b[headSize-sha256.Size:]) {
+		return storage.Head{}, 0, false
+	}
+	h = storage.Head{Lines: binary.BigEndian.Uint64(b[16:]), Hash: [32]byte(b[32:64])}
+	end = int64(binary.BigEndian.Uint64(b[24:]))
+	return h, end, end >= 0
+}
+
+// createJournal makes an empty log and its mark.
+func createJournal(dir string) error {
+	err := replaceFile(filepath.Join(dir, headName), func(f *os.File) error {
+		_, err := f.Write(encodeMark(storage.Head{}, 0))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, auditName), func(*os.File) error { return nil })
+}
+
+// openMark opens audit.head, and makes it anew if it is missing.
+func openMark(dir string, log *slog.Logger) (*markFile, error) {
+	path := filepath.Join(dir, headName)
+	f, err := openChecked(path, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = openChecked(path, os.O_CREATE|os.O_EXCL)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w: %w", headName, err, storage.ErrUnavailable)
+	}
+	return &markFile{f: f, log: log}, nil
+}
+
+// load reads the mark. One that is older than the mark this process knows does
+// not count: the file went back, or a write to it failed.
+func (m *markFile) load() {
+	b := make([]byte, headSize)
+	n, _ := m.f.ReadAt(b, 0)
+	h, end, ok := decodeMark(b[:n])
+	if ok && (!m.known || h.Lines >= m.head.Lines) {
+		m.head, m.end, m.known = h, end, true
+	}
+}
+
+// store writes the mark for the end of the log. A mark that cannot be written
+// is behind, which is allowed.
+func (m *markFile) store(t *tail) {
+	m.head, m.end, m.known = storage.Head{Lines: t.next, Hash: t.prev}, t.size, true
+	if _, err := m.f.WriteAt(encodeMark(m.head, m.end), 0); err != nil {
+		m.log.Warn("writing audit.head", slog.Any("error", err))
+	}
+}
+
+func (m *markFile) close() error {
+	if m == nil || m.f == nil {
+		return nil
+	}
+	return m.f.Close()
+}
+
+// ready makes sure that the open file is the log and that tail is its end.
+// Each group calls it, so it costs one look at the path.
+func (j *journal) ready() error {
+	path := filepath.Join(j.dir, auditName)
+	info, err := os.Lstat(path)
+	if err != nil {
+		j.valid = false
+		return journalOpenError(err)
+	}
+	if err := checkInfo(info); err != nil {
+		j.valid = false
+		return fmt.Errorf("%s %w: %w", auditName, err, storage.ErrUnavailable)
+	}
+	same := j.f != nil && os.SameFile(j.info, info)
+	if same && j.valid && !j.foreign.Load() && info.Size() == j.tail.size+j.tail.torn {
+		return nil
+	}
+	if err := j.open(path, same); err != nil {
+		j.valid = false
+		return err
+	}
+	return nil
+}
+
+// open opens what is not open and finds the end of the log.
+func (j *journal) open(path string, same bool) error {
+	if !same {
+		if j.f != nil {
+			_ = j.f.Close()
+			j.f = nil
+		}
+		f, err := openChecked(path, 0)
+		if err != nil {
+			return journalOpenError(err)
+		}
+		j.f = f
+	}
+	info, err := j.f.Stat()
+	if err != nil {
+		return journalOpenError(err)
+	}
+	j.info = info
+	if err := j.openMark(); err != nil {
+		return err
+	}
+	j.mark.load()
+	if j.tail, err = findTail(j.f, info.Size(), j.mark, olderEnd(j.dir)); err != nil {
+		return fmt.Errorf("reading the end of %s: %w: %w", auditName, err, storage.ErrUnavailable)
+	}
+	if !j.mark.known { // made from the lines
+		t := j.tail
+		j.mark.store(&t)
+	}
+	j.valid = true
+	j.foreign.Store(false)
+	return nil
+}
+
+// openMark makes sure that the open mark is the file at its path.
+func (j *journal) openMark() error {
+	if j.mark != nil {
+		a, err := j.mark.f.Stat()
+		b, err2 := os.Lstat(filepath.Join(j.dir, headName))
+		if err == nil && err2 == nil && os.SameFile(a, b) {
+			return nil
+		}
+	}
+	m, err := openMark(j.dir, j.log)
+	if err != nil {
+		return err
+	}
+	if j.mark != nil {
+		m.head, m.end, m.known = j.mark.head, j.mark.end, j.mark.known
+		_ = j.mark.close()
+	}
+	j.mark = m
+	return nil
+}
+
+func journalOpenError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errLogMissing
+	}
+	return faultError("opening "+auditName, err)
+}
+
+// errLogMissing reports a log that was removed. A new one would hide that.
+var errLogMissing = fmt.Errorf("the log %s is missing; put it back, from a backup if need be: %w", auditName, storage.ErrUnavailable)
+
+// olderEnd returns a function that finds the last line of the newest earlier
+// file, which a log that has just been rotated continues.
+func olderEnd(dir string) func() (line []byte, err error) {
+	return func() ([]byte, error) {
+		older, err := olderLogs(dir)
+		if err != nil || len(older) == 0 {
+			return nil, err
+		}
+		f, err := os.OpenFile(older[len(older)-1], os.O_RDONLY|openFlags, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		line, _, err := lastLine(f, info.Size())
+		return line, err
+	}
+}
+
+// findTail finds the end of a log of the given size.
+func findTail(f io.ReaderAt, size int64, m *markFile, older func() ([]byte, error)) (tail, error) {
+	sound := m.known && m.end <= size && holds(f, m)
+	if sound && m.end == size {
+		return tail{size: size, next: m.head.Lines, prev: m.head.Hash}, nil
+	}
+	from := max(0, size-tornWindow)
+	if sound {
+		from = max(from, m.end)
+	}
+	end, err := cleanEnd(f, from, size)
+	if err != nil {
+		return tail{}, err
+	}
+	t, err := endOfLines(f, end, older)
+	if err != nil {
+		return tail{}, err
+	}
+	t.torn = size - t.size
+	if m.known && !sound {
+		t.gap = true
+		if t.next < m.head.Lines {
+			t.lost = m.head.Lines - t.next
+		}
+	}
+	return t, nil
+}
+
+// holds reports whether the line that ends at the mark is the marked one.
+func holds(f io.ReaderAt, m *markFile) bool {
+	if m.end == 0 {
+		return true
+	}
+	line, end, err := lastLine(f, m.end)
+	return err == nil && end == m.end && sha256.Sum256(line) == m.head.Hash
+}
+
+// cleanEnd returns where the bytes of f from from to size stop to be text: at
+// the first NUL, which a crash leaves where a write never arrived, else at
+// size.
+func cleanEnd(f io.ReaderAt, from, size int64) (int64, error) {
+	buf := make([]byte, 64<<10)
+	for at := from; at < size; {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
+		if i := bytes.IndexByte(buf[:n], 0); i >= 0 {
+			return at + int64(i), nil
+		}
+		if at += int64(n); err != nil && n == 0 {
+			return 0, err
+		}
+	}
+	return size, nil
+}
+
+// endOfLines describes the last line that ends at or before end. Lines that
+// are none of ours were put there from outside: they count as lines, so that
+// the chain covers them, and as a gap.
+func endOfLines(f io.ReaderAt, end int64, older func() ([]byte, error)) (tail, error) {
+	line, at, err := lastLine(f, end)
+	if err != nil {
+		return tail{}, err
+	}
+	t := tail{size: at}
+	if at == 0 {
+		if line, err = older(); err != nil || line == nil {
+			return t, err
+		}
+	}
+	t.prev = sha256.Sum256(line)
+	for {
+		seq, _, ok := parseSeq(line)
+		if ok {
+			t.next += seq + 1
+			return t, nil
+		}
+		t.gap = true
+		t.next++
+		if at -= int64(len(line)) + 1; at <= 0 || t.next > maxStrange {
+			return t, nil
+		}
+		if line, at, err = lastLine(f, at); err != nil {
+			return tail{}, err
+		}
+	}
+}
+
+// lastLine returns the last line of f that ends at or before end, without its
+// LF, and where it ends. There is none if at is 0.
+func lastLine(f io.ReaderAt, end int64) (line []byte, at int64, err error) {
+	for window := int64(tailWindow); ; window *= 4 {
+		start := max(0, end-window)
+		buf := make([]byte, end-start)
+		if _, err := f.ReadAt(buf, start); err != nil && !errors.Is(err, io.EOF) {
+			return nil, 0, err
+		}
+		last := bytes.LastIndexByte(buf, '\n')
+		before := -1
+		if last > 0 {
+			before = bytes.LastIndexByte(buf[:last], '\n')
+		}
+		switch {
+		case last >= 0 && (before >= 0 || start == 0):
+			return buf[before+1 : last], start + int64(last) + 1, nil
+		case start == 0:
+			return nil, 0, nil
+		case window > tornWindow:
+			return nil, 0, fmt.Errorf("no line within %d bytes: %w", window, storage.ErrDamaged)
+		}
+	}
+}
