@@ -16,7 +16,7 @@ import (
 // in byte order, without values. Its one audit line carries their number.
 func (v *Vault) Labels(ctx context.Context, prefix string) ([]LabelInfo, error) {
 	if !labelText(prefix) {
-		return nil, refuse(BadRequest, "Argument prefix must be label text: up to 128 of A-Z, a-z, 0-9 and . _ / -.", "Leave prefix out to list all labels.")
+		return nil, v.Deny(ctx, audit.List, refuse(BadRequest, "Argument prefix must be label text: up to 128 of A-Z, a-z, 0-9 and . _ / -.", "Leave prefix out to list all labels."))
 	}
 	a := ask{event: audit.List, scope: identity.List}
 	w, es, err := v.keeper.listing(ctx, v.key.Identity())

@@ -123,6 +123,8 @@ func Refuse(err error) *Refusal {
 		return out(Expired, errKeyExpired.Message, errKeyExpired.Hint, 0)
 	case errors.Is(err, identity.ErrForbidden):
 		return out(Forbidden, "This key may not make this call.", "Ask the owner for a key with the scope for it.", 0)
+	case errors.Is(err, ErrNoStore):
+		return out(Unavailable, "There is no store here.", "Tell the owner to run: solekey init.", 0)
 	case errors.Is(err, totp.ErrMalformedSeed):
 		return out(BadRequest, err.Error(), "Store the otpauth:// URI or the base32 secret that the site shows.", 0)
 	case errors.Is(err, audit.ErrUnwritable):

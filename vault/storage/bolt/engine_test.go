@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 
 	"github.com/solekey/solekey/vault/storage"
@@ -31,6 +32,13 @@ func runChild(args []string) error {
 			return err
 		}
 		return s.Close()
+	}
+	if len(args) == 3 && args[0] == "limit" {
+		size, err := strconv.ParseUint(args[2], 10, 64)
+		if err != nil {
+			return err
+		}
+		return limited(args[1], size, os.Stdout)
 	}
 	return enginetest.Child(args, os.Stdin, os.Stdout, reopen)
 }
