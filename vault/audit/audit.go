@@ -26,7 +26,7 @@ var ErrUnwritable = errors.New("the audit log cannot be written")
 
 // maxLabels is how many labels one line names. It keeps a line under the
 // 2 KiB of the journal; a record with more becomes several lines.
-const maxLabels = 40
+const maxLabels = 32
 
 // Append writes the records as consecutive lines, all or none, and returns
 // when they are durable. Its error wraps [ErrUnwritable], unless ctx ended

@@ -96,12 +96,12 @@ func keys(e *env) error {
 			return err
 		}
 		if d := cmp.Diff(all, got); d != "" {
-			return fmt.Errorf("List by %d (-want +got):\n%s", limit, d)
+			return fmt.Errorf("listing by %d (-want +got):\n%s", limit, d)
 		}
 	}
 	p, err := e.List(e.ctx, id(1), "\x01", storage.MaxLimit)
 	if err != nil || len(p.Items) == 0 || p.Items[0].Key != "\x01\x00" {
-		return fmt.Errorf("List after a key starts elsewhere, or %w", err)
+		return fmt.Errorf("listing after a key starts elsewhere, or %w", err)
 	}
 	return nil
 }
@@ -332,7 +332,7 @@ func ownership(e *env) error {
 	clear(r.Vals["k"])
 	p, err := e.List(e.ctx, id(1), "", 10)
 	if err != nil || len(p.Items) != 1 {
-		return fmt.Errorf("List gives %d items, %w", len(p.Items), err)
+		return fmt.Errorf("listing gives %d items, %w", len(p.Items), err)
 	}
 	clear(p.Items[0].Val)
 	return e.sees(id(1), want, "k")

@@ -458,7 +458,7 @@ func modelList(ctx context.Context, b storage.Store, r *rand.Rand, n byte, w *st
 		got.rev = p.Rev
 		for _, it := range p.Items {
 			if it.Key <= after {
-				return errors.New("List goes back")
+				return errors.New("listing goes back")
 			}
 			got.vals[it.Key], after = string(it.Val), it.Key
 		}

@@ -294,6 +294,9 @@ func killing(e *env) error {
 		acked[v.id] = max(acked[v.id], v.end())
 	}
 	all = nil
+	if _, err := e.Append(e.ctx, []byte(`{"ev":"end"}`)); err != nil { // moves the head behind what a kill left unmarked
+		return err
+	}
 	lines, err := checkChain(e.ctx, e)
 	if err != nil {
 		return err
