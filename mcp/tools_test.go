@@ -206,8 +206,8 @@ func TestFieldsOfAnEntry(t *testing.T) {
 	if diff := cmp.Diff(want, value[map[string]any](t, got["1"])); diff != "" {
 		t.Errorf("get_secret with field (-want +got):\n%s", diff)
 	}
-	if w := got["2"].refusal(t).Error; w != "forbidden" {
-		t.Errorf("a field that never leaves answers %s", w)
+	if w := got["2"].refusal(t).Error; w != "not_found" {
+		t.Errorf("a field that never leaves must look absent, answers %s", w)
 	}
 	if w := got["3"].refusal(t).Error; w != "not_found" {
 		t.Errorf("a field that is absent answers %s", w)

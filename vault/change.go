@@ -107,7 +107,7 @@ func (c *change) record(id identity.ID, now time.Time) audit.Record {
 	}
 }
 
-// errOwedOnly tells update that fn changed nothing and nothing is to be done.
+// errNothing tells update that fn changed nothing and nothing is to be done.
 var errNothing = errors.New("nothing to change")
 
 // update is the owner's way to change an identity: load, let fn set header and
@@ -119,6 +119,7 @@ func (k *Keeper) update(ctx context.Context, id identity.ID, keys []string, owe 
 		w, err := k.attempt(ctx, id, keys, owe, fn)
 		switch {
 		case errors.Is(err, storage.ErrConflict) && try < 15:
+			w.wipe()
 			continue
 		case errors.Is(err, errNothing):
 			return w, nil
@@ -134,6 +135,11 @@ func (k *Keeper) attempt(ctx context.Context, id identity.ID, keys []string, owe
 	}
 	if err := w.exists(); err != nil {
 		return nil, err
+	}
+	if !owe { // damaged records never stand in the way of closing a key
+		if err := k.checkSet(ctx, w); err != nil {
+			return w, err
+		}
 	}
 	var c change
 	if err := fn(w, &c); err != nil {
@@ -166,6 +172,7 @@ func (k *Keeper) attempt(ctx context.Context, id identity.ID, keys []string, owe
 		return w, err
 	}
 	w.rev, w.meta = rev, b.Meta
+	k.committed(w, b.Ops)
 	return w, nil
 }
 

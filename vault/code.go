@@ -70,13 +70,12 @@ func (v *Vault) codeNow(ctx context.Context, l Label, atLeast time.Duration, dea
 	}
 	tag := st.Tag(v.key.Identity(), string(l))
 	stateKey := seal.StateKey(tag)
-	w, err := v.keeper.load(ctx, v.key.Identity(), seal.EntryKey(tag), stateKey)
+	w, r, err := v.rule(ctx, a, seal.EntryKey(tag), stateKey)
 	if err != nil {
 		return totp.Code{}, err
 	}
 	defer w.wipe()
 	now := v.keeper.now()
-	r := judge(w, v.key, a, now)
 	rec := v.record(w, r, a)
 	var code totp.Code
 	var b storage.Batch
@@ -99,6 +98,7 @@ func (v *Vault) codeNow(ctx context.Context, l Label, atLeast time.Duration, dea
 	if _, err := v.keeper.backend.Commit(ctx, w.id, w.rev, b); err != nil {
 		return totp.Code{}, err
 	}
+	v.keeper.committed(w, b.Ops)
 	return code, nil
 }
 
@@ -122,18 +122,20 @@ func (v *Vault) nextCode(w *view, r ruling, stateKey string, now time.Time, atLe
 			return totp.Code{}, storage.Batch{}, errDamaged
 		}
 	}
-	step := uint64(code.From.Unix()) / uint64(seed.Period()/time.Second)
+	// The state remembers when the last window began, not its number: a seed
+	// that is stored again may have another period.
+	from := uint64(code.From.Unix())
 	switch {
-	case state.LastStep > step:
+	case state.LastFrom > uint64(now.Unix()):
 		return totp.Code{}, storage.Batch{}, refuse(Unavailable, "The clock of this machine went back; a code could be given out twice.", "Tell the owner to set the clock, then repeat this call.")
-	case state.LastStep == step && state.Uses > 0, code.Until.Sub(now) < atLeast:
+	case state.LastFrom >= from && state.Uses > 0, code.Until.Sub(now) < atLeast:
 		if code.Until.After(deadline) {
 			return totp.Code{}, storage.Batch{}, &Refusal{Word: RateLimited, Message: "This code was already given out, or is about to end.", Hint: "Repeat this call after the wait.", RetryAfter: code.Until.Sub(now)}
 		}
 		return totp.Code{}, storage.Batch{}, &errStep{until: code.Until}
 	}
 	c := change{event: audit.Code}
-	if err := c.putState(w, stateKey, seal.EntryState{LastStep: step, Uses: state.Uses + 1}); err != nil {
+	if err := c.putState(w, stateKey, seal.EntryState{LastFrom: from, Uses: state.Uses + 1}); err != nil {
 		return totp.Code{}, storage.Batch{}, err
 	}
 	b, err := v.keeper.seal(w, &c, rec)

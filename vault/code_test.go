@@ -116,9 +116,27 @@ func TestFieldOfClassNeverIsNeitherReturnedNorNamed(t *testing.T) {
 		t.Errorf("Get = %v, fields %v", err, s.Fields)
 	}
 	_, err = v.Get(t.Context(), "github", "backup_codes")
-	wantWord(t, "Get of a never field", err, vault.Forbidden)
+	wantWord(t, "Get of a never field", err, vault.NotFound)
 	infos, _ := v.Labels(t.Context(), "")
 	if strings.Contains(strings.Join(infos[0].Fields, " "), "backup") {
 		t.Errorf("Labels names %v", infos[0].Fields)
 	}
+}
+
+// The seed of a label is stored again with a longer period, in the same
+// minute.
+func TestNewPeriodStillGivesCodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, key := totpHouse(t, "JBSWY3DPEHPK3PXP")
+		v := unlock(t, h.Keeper, key)
+		time.Sleep(31 * time.Second)
+		if _, err := v.Code(t.Context(), "otp", 0); err != nil {
+			t.Fatal(err)
+		}
+		h.put(t, key.Identity(), vault.NewEntry{Label: "otp", Kind: vault.KindTOTP, Fields: []vault.Field{{Name: "value", Value: []byte("otpauth://totp/x?secret=JBSWY3DPEHPK3PXP&period=60")}}})
+		code, err := v.Code(t.Context(), "otp", 0)
+		if err != nil || code.Period != time.Minute {
+			t.Errorf("Code = %v, %v", code.Period, err)
+		}
+	})
 }

@@ -40,7 +40,7 @@ func (k *Keeper) Identities(ctx context.Context) ([]Info, error) {
 
 // describe opens one header of a listing.
 func (k *Keeper) describe(ctx context.Context, it storage.Ident) (Info, error) {
-	w, err := k.read(ctx, it.ID)
+	w, err := k.load(ctx, it.ID)
 	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, seal.ErrRefused) {
 		return Info{ID: it.ID, Damaged: true}, nil
 	}

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/solekey/solekey/identity"
@@ -15,11 +16,10 @@ import (
 // may leave before pass returns nil. A refusal walks the same path and leaves
 // its line.
 func (v *Vault) pass(ctx context.Context, a ask, keys []string, open func(*view, ruling, *audit.Record) (*storage.Batch, error)) (*view, ruling, error) {
-	w, err := v.keeper.load(ctx, v.key.Identity(), keys...)
+	w, r, err := v.rule(ctx, a, keys...)
 	if err != nil {
 		return nil, ruling{}, err
 	}
-	r := judge(w, v.key, a, v.keeper.now())
 	rec := v.record(w, r, a)
 	var absorb *storage.Batch
 	if r.refusal == nil && open != nil {
@@ -36,6 +36,29 @@ func (v *Vault) pass(ctx context.Context, a ask, keys []string, open func(*view,
 	return w, r, v.release(ctx, w, a, absorb)
 }
 
+// rule loads and judges. Only a key that has proved itself makes the call
+// compare records with the set-hash.
+func (v *Vault) rule(ctx context.Context, a ask, keys ...string) (*view, ruling, error) {
+	for try := 0; ; try++ {
+		w, err := v.keeper.load(ctx, v.key.Identity(), keys...)
+		if err != nil {
+			return nil, ruling{}, err
+		}
+		r := judge(w, v.key, a, v.keeper.now())
+		if r.slot == nil {
+			return w, r, nil
+		}
+		err = v.keeper.checkSet(ctx, w)
+		if err == nil {
+			return w, r, nil
+		}
+		w.wipe()
+		if !errors.Is(err, storage.ErrConflict) || try == 15 {
+			return nil, ruling{}, err
+		}
+	}
+}
+
 // release is the last step of the gate: nobody closed the key while the line
 // was written. So a value leaves only if its line is older than the commit of
 // a revocation, and the receipt of that one knows it. The commit that absorbs
@@ -43,6 +66,7 @@ func (v *Vault) pass(ctx context.Context, a ask, keys []string, open func(*view,
 func (v *Vault) release(ctx context.Context, w *view, a ask, absorb *storage.Batch) error {
 	if absorb != nil {
 		if _, err := v.keeper.backend.Commit(ctx, w.id, w.rev, *absorb); err == nil {
+			v.keeper.committed(w, absorb.Ops)
 			return nil
 		}
 		v.keeper.log.Debug("a value stays in the mailbox until its next read")

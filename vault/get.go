@@ -61,14 +61,11 @@ func (v *Vault) Get(ctx context.Context, l Label, field string) (Secret, error) 
 }
 
 // pick copies one field out of an opened entry. Fields that never leave are
-// neither returned nor named.
+// neither returned nor named: they look absent.
 func pick(e *seal.Entry, fields []seal.Field, l Label, name string) (Secret, error) {
 	s := Secret{Label: l, Kind: EntryKind(e.Kind), Field: name, Version: e.Version, Expires: fromMillis(e.Expires)}
 	for _, f := range fields {
 		if f.Class == classNever {
-			if f.Name == name {
-				return Secret{}, refuse(Forbidden, fmt.Sprintf("This field of %s never leaves the vault.", l), "Do without it, or ask the owner.")
-			}
 			continue
 		}
 		s.Fields = append(s.Fields, f.Name)
@@ -135,6 +132,9 @@ func (v *Vault) Same(ctx context.Context, l Label, value []byte) (bool, error) {
 	return same && err == nil, err
 }
 
+// maxSuggested bounds the records that a suggestion reads.
+const maxSuggested = 500
+
 // suggest adds the label that was probably meant to a not_found refusal, from
 // the labels that this key may list.
 func (v *Vault) suggest(ctx context.Context, err error, l Label) error {
@@ -142,9 +142,13 @@ func (v *Vault) suggest(ctx context.Context, err error, l Label) error {
 	if !errors.As(err, &r) || r.Word != NotFound || r.Hint != errNoLabel(l).Hint || !v.grant.Scopes.Has(identity.List) {
 		return err
 	}
-	w, es, lerr := v.keeper.listing(ctx, v.key.Identity())
+	w, lerr := v.keeper.load(ctx, v.key.Identity())
+	if lerr != nil || w.head == nil || w.head.Count > maxSuggested {
+		return err
+	}
 	defer w.wipe()
-	if lerr != nil || len(es) > maxSetCheck {
+	es, lerr := v.keeper.entries(ctx, w)
+	if lerr != nil {
 		return err
 	}
 	var seen []string

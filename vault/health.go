@@ -63,7 +63,7 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 	broken := func(what string) *Check {
 		return &Check{Subject: "identity " + id.String(), Detail: what + "; it is not served, the others are", Try: "restore the data directory from a copy"}
 	}
-	w, es, err := k.listing(ctx, id)
+	w, es, err := k.listing(ctx, id, nil)
 	if err != nil {
 		if errors.Is(err, storage.ErrDamaged) {
 			return 0, broken("does not open as it was sealed")
@@ -74,7 +74,7 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 	if w.head == nil {
 		return 0, nil
 	}
-	if same, err := k.setMatches(ctx, w); err != nil && !same {
+	if _, _, err := k.setMatches(ctx, w); err != nil {
 		return 0, broken("has records that were removed, added or rolled back")
 	}
 	for _, e := range es {

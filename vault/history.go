@@ -76,7 +76,7 @@ func (k *Keeper) nameLine(ctx context.Context, names map[identity.ID]*nameTable,
 // by tag.
 func (k *Keeper) nameTable(ctx context.Context, id identity.ID) *nameTable {
 	t := &nameTable{labels: make(map[audit.Tag]string)}
-	w, es, err := k.listing(ctx, id)
+	w, es, err := k.listing(ctx, id, nil)
 	if err != nil || w.rev == 0 || w.head == nil {
 		return t
 	}
@@ -88,88 +88,142 @@ func (k *Keeper) nameTable(ctx context.Context, id identity.ID) *nameTable {
 	return t
 }
 
-// lineage follows the changes of one identity through the log.
+// lineage is what the log says of one identity.
 type lineage struct {
-	hashes  map[audit.Hash]int // mh of every change, by position
-	was     []audit.Hash
-	lines   []int
-	maxRead uint64
+	changes []logged
+	byHash  map[audit.Hash]int // of changes, by the hash of the header they make
+	reads   []logged           // attempts that read the header, refused ones too
 	shred   bool
 }
 
+type logged struct {
+	line    int
+	event   audit.Event
+	gen     uint64
+	was, is audit.Hash
+	late    bool // written after the headers were read
+}
+
+// maxVerify is how often a verification that found the store and the log
+// apart is repeated: beside writers, a line may be there and its commit not
+// yet.
+const maxVerify = 3
+
 // VerifyAudit verifies the log and compares it with the store: the genesis
-// line with the store record, and the last change of every identity with its
-// header. It changes nothing.
+// line with the store record, and the history of every identity with its
+// header and records. It changes nothing.
 func (k *Keeper) VerifyAudit(ctx context.Context) (audit.Report, error) {
+	for try := 1; ; try++ {
+		rep, apart, err := k.verifyOnce(ctx)
+		if err != nil || !apart || try == maxVerify {
+			return rep, err
+		}
+	}
+}
+
+func (k *Keeper) verifyOnce(ctx context.Context) (rep audit.Report, apart bool, err error) {
 	st, err := k.open(ctx, 0)
 	if err != nil {
-		return audit.Report{}, err
+		return audit.Report{}, false, err
 	}
 	seen := make(map[identity.ID]*lineage)
 	born := ""
-	rep, err := audit.Verify(ctx, k.backend, func(line int, r audit.Record) {
+	rep, err = audit.Verify(ctx, k.backend, func(line int, r audit.Record) {
 		if r.Event == audit.Genesis {
 			born = r.Note
 		}
-		follow(seen, line, r)
+		follow(seen, line, r, false)
 	})
 	if err != nil {
-		return rep, err
+		return rep, false, err
 	}
 	if want := genesis(st.Store, st.record.RecoveryPK, k.now()).Note; born != want {
 		rep.Add(1, "was written for another store, or for another recovery key")
 	}
-	return rep, k.compare(ctx, &rep, seen)
+	metas, err := k.metas(ctx)
+	if err != nil {
+		return rep, false, err
+	}
+	if err := k.followLate(ctx, seen, rep.Lines); err != nil {
+		return rep, false, err
+	}
+	before := len(rep.Problems)
+	k.compare(ctx, &rep, metas, seen)
+	return rep, len(rep.Problems) > before, nil
 }
 
-func follow(seen map[identity.ID]*lineage, line int, r audit.Record) {
-	if r.Identity.IsZero() || r.Denied {
+// followLate adds the lines that were written since the log was read, so that
+// every header that was read meanwhile finds its line.
+func (k *Keeper) followLate(ctx context.Context, seen map[identity.ID]*lineage, skip int) error {
+	n := 0
+	for raw, err := range k.backend.Lines(ctx) {
+		if err != nil {
+			return err
+		}
+		if n++; n <= skip {
+			continue
+		}
+		if r, err := audit.Parse(raw); err == nil {
+			follow(seen, n, r, true)
+		}
+	}
+	return nil
+}
+
+func follow(seen map[identity.ID]*lineage, line int, r audit.Record, late bool) {
+	if r.Identity.IsZero() {
 		return
 	}
 	l := seen[r.Identity]
 	if l == nil {
-		l = &lineage{hashes: make(map[audit.Hash]int)}
+		l = &lineage{byHash: make(map[audit.Hash]int)}
 		seen[r.Identity] = l
 	}
-	if r.Event == audit.Shred {
+	at := logged{line: line, event: r.Event, gen: r.Gen, was: r.Was, is: r.Is, late: late}
+	if r.Event == audit.Shred && !r.Denied {
 		l.shred = true
 	}
 	if r.Is == (audit.Hash{}) {
-		l.maxRead = max(l.maxRead, r.Gen)
+		if r.Gen > 0 {
+			l.reads = append(l.reads, at)
+		}
 		return
 	}
-	if _, again := l.hashes[r.Is]; again {
+	if _, again := l.byHash[r.Is]; again {
 		return // one change, several lines
 	}
-	l.hashes[r.Is] = len(l.was)
-	l.was = append(l.was, r.Was)
-	l.lines = append(l.lines, line)
+	l.byHash[r.Is] = len(l.changes)
+	l.changes = append(l.changes, at)
 }
 
-// compare finds identities whose header is not the one that the log ends in.
-func (k *Keeper) compare(ctx context.Context, rep *audit.Report, seen map[identity.ID]*lineage) error {
+// metas reads the header of every identity as it is sealed.
+func (k *Keeper) metas(ctx context.Context) ([]storage.Ident, error) {
+	var out []storage.Ident
 	var after identity.ID
-	found := make(map[identity.ID]bool)
 	for {
 		page, err := k.backend.Identities(ctx, after, pageSize)
 		if err != nil {
-			return fmt.Errorf("listing identities: %w", err)
+			return nil, fmt.Errorf("listing identities: %w", err)
 		}
-		for _, it := range page {
-			after = it.ID
-			found[it.ID] = true
-			k.compareOne(ctx, rep, it, seen[it.ID])
-		}
+		out = append(out, page...)
 		if len(page) < pageSize {
-			break
+			return out, nil
 		}
+		after = page[len(page)-1].ID
+	}
+}
+
+func (k *Keeper) compare(ctx context.Context, rep *audit.Report, metas []storage.Ident, seen map[identity.ID]*lineage) {
+	found := make(map[identity.ID]bool, len(metas))
+	for _, it := range metas {
+		found[it.ID] = true
+		k.compareOne(ctx, rep, it, seen[it.ID])
 	}
 	for id, l := range seen {
-		if !found[id] && len(l.lines) > 1 {
-			rep.Add(l.lines[len(l.lines)-1], "changes identity %s, which is not in the store: the store was rolled back", id)
+		if n := len(l.changes); !found[id] && (n > 1 || len(l.reads) > 0) {
+			rep.Add(l.changes[max(n, 1)-1].line, "changes identity %s, which is not in the store: the store was rolled back", id)
 		}
 	}
-	return nil
 }
 
 func (k *Keeper) compareOne(ctx context.Context, rep *audit.Report, it storage.Ident, l *lineage) {
@@ -183,26 +237,95 @@ func (k *Keeper) compareOne(ctx context.Context, rep *audit.Report, it storage.I
 		}
 		return
 	}
-	at, ok := l.hashes[metaHash(it.Meta)]
+	at, ok := l.byHash[metaHash(it.Meta)]
 	if !ok {
 		k.owedOr(ctx, rep, it.ID, "the last change of identity %s has no line", it.ID)
 		return
 	}
-	for later := at + 1; later < len(l.was); later++ {
-		if i, ok := l.hashes[l.was[later]]; ok && i > at {
-			rep.Add(l.lines[later], "changes identity %s from a state that the store no longer has: the store was rolled back", it.ID)
-			return
-		}
-	}
-	w, err := k.load(ctx, it.ID)
-	if errors.Is(err, storage.ErrDamaged) {
-		rep.Add(0, "identity %s does not open: solekey doctor", it.ID)
+	if p := l.apart(at); p != "" {
+		rep.Add(0, "identity %s: %s", it.ID, p)
 		return
 	}
-	if err == nil && w.head != nil && l.maxRead > w.head.Gen {
-		rep.Add(0, "identity %s was read at generation %d, the store has %d: the store was rolled back", it.ID, l.maxRead, w.head.Gen)
+	w, err := k.load(ctx, it.ID)
+	if err == nil && w.head != nil {
+		_, _, err = k.setMatches(ctx, w)
+	}
+	if errors.Is(err, storage.ErrDamaged) {
+		rep.Add(0, "identity %s does not open, or its records are not those that were written: solekey doctor", it.ID)
 	}
 	w.wipe()
+}
+
+// apart says how the log contradicts a store whose header is that of change
+// at, or "". A line is written before its commit, so a change that a line
+// tells of may have been cut off; what is on the way from the header back to
+// the creation was applied.
+func (l *lineage) apart(at int) string {
+	applied := make(map[int]bool)
+	for i, ok := at, true; ok && !applied[i]; i, ok = l.before(i) {
+		applied[i] = true
+	}
+	if !applied[0] {
+		return fmt.Sprintf("line %d does not follow from its creation: lines are missing", l.changes[at].line)
+	}
+	for i, c := range l.changes {
+		if c.late {
+			continue
+		}
+		if from, ok := l.byHash[c.was]; ok && !applied[from] {
+			return fmt.Sprintf("line %d changes it from a state that the store no longer has: the store was rolled back", c.line)
+		}
+		if !applied[i] && l.closes(c) && !l.closedLater(c, applied) {
+			return fmt.Sprintf("line %d closes keys, but the store does not know of it: the command was cut off, or the store was rolled back; repeat it", c.line)
+		}
+	}
+	return l.readAhead(at, applied)
+}
+
+// before returns the change that made the state which change i replaced.
+func (l *lineage) before(i int) (int, bool) {
+	j, ok := l.byHash[l.changes[i].was]
+	return j, ok
+}
+
+func (l *lineage) closes(c logged) bool {
+	switch c.event {
+	case audit.Revoke, audit.KeyRevoke, audit.Rotate, audit.Shred:
+		return true
+	}
+	return false
+}
+
+// closedLater reports whether the change was made again, as a conflict makes
+// it, and applied.
+func (l *lineage) closedLater(c logged, applied map[int]bool) bool {
+	for i, d := range l.changes {
+		if d.line > c.line && d.event == c.event && applied[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// readAhead looks for an attempt that read a generation before the line of
+// the change which made that generation: the state it read is gone.
+func (l *lineage) readAhead(at int, applied map[int]bool) string {
+	made := make(map[uint64]int, len(applied)) // line by generation
+	for i := range applied {
+		made[l.changes[i].gen] = l.changes[i].line
+	}
+	for _, r := range l.reads {
+		if r.late {
+			continue
+		}
+		if r.gen > l.changes[at].gen && !l.changes[at].late {
+			return fmt.Sprintf("line %d read generation %d, the store has %d: the store was rolled back", r.line, r.gen, l.changes[at].gen)
+		}
+		if line := made[r.gen]; line > r.line {
+			return fmt.Sprintf("line %d read generation %d before line %d made it: the store was rolled back", r.line, r.gen, line)
+		}
+	}
+	return ""
 }
 
 // owedOr reports a change without a line, unless the header owes the line.

@@ -34,10 +34,10 @@ type Keeper struct {
 	now     func() time.Time
 	log     *slog.Logger
 
-	mu      sync.Mutex
-	store   *store                   // nil until the first call
-	checked map[identity.ID]struct{} // set-hash compared in this process
+	mu    sync.Mutex
+	store *store // nil until the first call
 
+	fresh     freshness
 	strangers strangers
 }
 
@@ -55,7 +55,7 @@ var ErrNoStore = errors.New("no store record")
 // Open returns a Keeper of the store in b. It does no I/O: store record and
 // root material are read by the first call that needs them. The Keeper owns b.
 func Open(b storage.Backend, root RootSource, o Options) *Keeper {
-	k := &Keeper{backend: b, root: root, now: o.Now, log: o.Log, checked: make(map[identity.ID]struct{})}
+	k := &Keeper{backend: b, root: root, now: o.Now, log: o.Log}
 	if k.now == nil {
 		k.now = time.Now
 	}

@@ -19,7 +19,7 @@ func (v *Vault) Labels(ctx context.Context, prefix string) ([]LabelInfo, error) 
 		return nil, v.Deny(ctx, audit.List, refuse(BadRequest, "Argument prefix must be label text: up to 128 of A-Z, a-z, 0-9 and . _ / -.", "Leave prefix out to list all labels."))
 	}
 	a := ask{event: audit.List, scope: identity.List}
-	w, es, err := v.keeper.listing(ctx, v.key.Identity())
+	w, es, err := v.keeper.listing(ctx, v.key.Identity(), func(w *view) bool { return judge(w, v.key, a, v.keeper.now()).slot != nil })
 	if err != nil {
 		return nil, err
 	}
@@ -38,13 +38,16 @@ func (v *Vault) Labels(ctx context.Context, prefix string) ([]LabelInfo, error) 
 	if r.refusal != nil {
 		return nil, r.refusal
 	}
+	if err := v.release(ctx, w, a, nil); err != nil {
+		return nil, err
+	}
 	return out, nil
 }
 
 // Labels lists the entries of an identity to its owner, in byte order. The
 // owner's listing opens no inner lock and leaves no audit line.
 func (k *Keeper) Labels(ctx context.Context, id identity.ID) ([]LabelInfo, error) {
-	w, es, err := k.listing(ctx, id)
+	w, es, err := k.listing(ctx, id, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ type view struct {
 	head  *seal.Header    // nil: shredded
 	tomb  *seal.Tombstone // of a shredded identity
 	outer *seal.Outer
+	asked []string // keys of the records in vals, those that are absent too
 	vals  map[string][]byte
 	st    *store
 }
@@ -33,19 +34,11 @@ type view struct {
 // are served.
 var errDamaged = fmt.Errorf("identity does not open: %w", storage.ErrDamaged)
 
-// load reads the identity with the given keys, and compares its set-hash at
-// the first touch. An ID that does not exist gives a view of the decoy with
-// Rev 0.
+// load reads the identity with the given keys. An ID that does not exist
+// gives a view of the decoy with Rev 0. What was loaded counts only after
+// [Keeper.checkSet], which waits until a key has proved itself: a stranger
+// learns nothing from its cost or its outcome.
 func (k *Keeper) load(ctx context.Context, id identity.ID, keys ...string) (*view, error) {
-	v, err := k.read(ctx, id, keys...)
-	if err != nil || v.rev == 0 || v.head == nil {
-		return v, err
-	}
-	return v, k.checkSet(ctx, v)
-}
-
-// read is load without the comparison.
-func (k *Keeper) read(ctx context.Context, id identity.ID, keys ...string) (*view, error) {
 	st, err := k.open(ctx, 0)
 	if err != nil {
 		return nil, err
@@ -55,12 +48,12 @@ func (k *Keeper) read(ctx context.Context, id identity.ID, keys ...string) (*vie
 	if err != nil {
 		return nil, fmt.Errorf("reading identity: %w", err)
 	}
-	v := &view{id: id, rev: res.Rev, meta: res.Meta, cell: cell, vals: res.Vals, st: st}
+	v := &view{id: id, rev: res.Rev, meta: res.Meta, cell: cell, asked: keys, vals: res.Vals, st: st}
 	switch {
 	case res.Rev == 0:
 		return k.loadDecoy(v)
 	case errors.Is(cellErr, storage.ErrErased):
-		return k.loadTombstone(ctx, v)
+		return k.loadErased(ctx, v)
 	case cellErr != nil && !errors.Is(cellErr, storage.ErrNoCell):
 		return nil, fmt.Errorf("reading cell: %w", cellErr)
 	case cellErr != nil:
@@ -86,12 +79,12 @@ func (k *Keeper) loadHeader(ctx context.Context, v *view) (*view, error) {
 		return nil, errDamaged
 	}
 	if !v.st.root.Has(epoch) {
-		if v.st, err = k.open(ctx, epoch); err != nil {
+		if v.st, err = k.openEpoch(ctx, epoch); err != nil {
 			return nil, err
 		}
 	}
 	if typ == seal.TypeTombstone {
-		return k.loadTombstone(ctx, v)
+		return v, v.openTombstone()
 	}
 	if v.head, err = v.st.OpenHeader(v.id, v.cell, v.meta); err != nil {
 		return nil, errDamaged
@@ -105,90 +98,64 @@ func (k *Keeper) loadHeader(ctx context.Context, v *view) (*view, error) {
 	return v, nil
 }
 
-// loadTombstone reads the tombstone, or finishes a shred that was cut off
-// between the erasure and the tombstone.
-func (k *Keeper) loadTombstone(ctx context.Context, v *view) (*view, error) {
-	typ, _, err := seal.Peek(v.meta)
+// loadErased reads an identity whose cell is erased: a tombstone, or a shred
+// that was cut off before it. The erasure alone is no intent, since whoever
+// can write the cell file can forge one; without the line of a shred nothing
+// is deleted.
+func (k *Keeper) loadErased(ctx context.Context, v *view) (*view, error) {
+	typ, epoch, err := seal.Peek(v.meta)
 	if err != nil {
 		return nil, errDamaged
 	}
 	if typ == seal.TypeHeader {
-		if err := k.bury(ctx, v); err != nil {
+		announced, err := k.shredAnnounced(ctx, v.id)
+		if err != nil {
 			return nil, err
 		}
-		return v, nil
+		if !announced {
+			return nil, errDamaged
+		}
+		return v, k.bury(ctx, v)
 	}
-	tomb, err := v.st.OpenTombstone(v.id, v.meta)
-	if err != nil {
-		return nil, errDamaged
+	if !v.st.root.Has(epoch) {
+		if v.st, err = k.openEpoch(ctx, epoch); err != nil {
+			return nil, err
+		}
 	}
-	v.head, v.tomb = nil, &tomb
-	return v, nil
+	return v, v.openTombstone()
 }
 
-// Set-hashes of larger identities are compared by audit verification and
-// doctor only, to bound the first call of a process.
-const (
-	maxSetCheck   = 1000
-	maxRemembered = 1 << 16
-)
+// openEpoch loads root material again. An epoch that it still lacks is damage
+// to the clear prefix.
+func (k *Keeper) openEpoch(ctx context.Context, epoch uint32) (*store, error) {
+	st, err := k.open(ctx, epoch)
+	if errors.Is(err, seal.ErrRefused) {
+		return nil, errDamaged
+	}
+	return st, err
+}
 
-// checkSet compares the set-hash of the header with the records of the
-// identity, once in the life of a Keeper. It shows records that were rolled
-// back, removed or injected below.
-func (k *Keeper) checkSet(ctx context.Context, v *view) error {
-	if v.head.Count > maxSetCheck {
-		return nil
+func (v *view) openTombstone() error {
+	tomb, err := v.st.OpenTombstone(v.id, v.meta)
+	if err != nil {
+		return errDamaged
 	}
-	k.mu.Lock()
-	_, done := k.checked[v.id]
-	k.mu.Unlock()
-	if done {
-		return nil
-	}
-	same, err := k.setMatches(ctx, v)
-	if err != nil || !same {
-		return err
-	}
-	k.mu.Lock()
-	if len(k.checked) >= maxRemembered {
-		clear(k.checked)
-	}
-	k.checked[v.id] = struct{}{}
-	k.mu.Unlock()
+	v.head, v.tomb = nil, &tomb
 	return nil
 }
 
-// setMatches reports false without an error if the identity changed under the
-// listing, so that there is nothing to compare.
-func (k *Keeper) setMatches(ctx context.Context, v *view) (bool, error) {
-	var sum seal.SetHash
-	var count uint32
-	after := ""
-	for {
-		page, err := k.backend.List(ctx, v.id, after, pageSize)
+// shredAnnounced looks for the line of a shred.
+func (k *Keeper) shredAnnounced(ctx context.Context, id identity.ID) (bool, error) {
+	for r, err := range audit.Records(ctx, k.backend) {
 		if err != nil {
-			return false, fmt.Errorf("listing records: %w", err)
+			return false, fmt.Errorf("looking for the line of a shred: %w", err)
 		}
-		if page.Rev != v.rev {
-			return false, nil
-		}
-		for _, it := range page.Items {
-			sum = sum.Add(v.outer.Elem(it.Key, it.Val))
-			count++
-			after = it.Key
-		}
-		if !page.More {
-			break
+		if r.Identity == id && r.Event == audit.Shred {
+			return true, nil
 		}
 	}
-	if sum != v.head.Set || count != v.head.Count {
-		return false, errDamaged
-	}
-	return true, nil
+	return false, nil
 }
-
-const pageSize = 256
 
 // entries opens every entry of the identity, removed ones included, in one
 // consistent listing.
@@ -221,21 +188,28 @@ func (k *Keeper) entries(ctx context.Context, v *view) ([]*seal.Entry, error) {
 }
 
 // listing loads the identity with all its entries, again if it changed
-// between the two.
-func (k *Keeper) listing(ctx context.Context, id identity.ID) (*view, []*seal.Entry, error) {
+// meanwhile. Without proof, if there is one, no entry is read.
+func (k *Keeper) listing(ctx context.Context, id identity.ID, proof func(*view) bool) (*view, []*seal.Entry, error) {
 	for try := 0; ; try++ {
-		v, err := k.load(ctx, id)
-		if err != nil || v.rev == 0 || v.head == nil {
-			return v, nil, err
+		w, err := k.load(ctx, id)
+		if err != nil || w.rev == 0 || w.head == nil || proof != nil && !proof(w) {
+			return w, nil, err
 		}
-		es, err := k.entries(ctx, v)
+		es, err := k.entries(ctx, w)
+		if err == nil {
+			err = k.checkSet(ctx, w)
+		}
 		if err == nil || !errors.Is(err, storage.ErrConflict) || try == 15 {
-			return v, es, err
+			return w, es, err
 		}
+		w.wipe()
 	}
 }
 
-const entryType = 0x01
+const (
+	pageSize  = 256
+	entryType = 0x01
+)
 
 func (v *view) tag(l Label) audit.Tag { return v.st.Tag(v.id, string(l)) }
 

@@ -78,6 +78,7 @@ func (k *Keeper) Import(ctx context.Context, id identity.ID, es []NewEntry, repl
 // more loads further records of w, in as many reads as the engine's limit
 // takes. An identity that changed meanwhile is a conflict.
 func (k *Keeper) more(ctx context.Context, w *view, keys []string) error {
+	w.asked = append(w.asked, keys...)
 	for part := range slices.Chunk(keys, storage.MaxKeys) {
 		res, err := k.backend.Get(ctx, w.id, part...)
 		if err != nil {
@@ -93,7 +94,7 @@ func (k *Keeper) more(ctx context.Context, w *view, keys []string) error {
 			w.vals[key] = val
 		}
 	}
-	return nil
+	return k.checkSet(ctx, w)
 }
 
 func (k *Keeper) putOne(w *view, c *change, key string, n NewEntry, replace bool) (Stored, error) {

@@ -126,7 +126,7 @@ func (k *Keeper) receipt(ctx context.Context, w *view, es []*seal.Entry, r Revoc
 		only = nil // also keys whose slots made room for others
 	}
 	use, err := k.tally(ctx, w.id, only)
-	out.Audit = ReceiptAudit{To: use.to, Head: fmt.Sprintf("%x", use.head), Complete: err == nil && w.head.Flags&seal.FlagAuditOwed == 0}
+	out.Audit = ReceiptAudit{To: use.to, Head: fmt.Sprintf("%x", use.head), Complete: err == nil && use.whole && w.head.Flags&seal.FlagAuditOwed == 0}
 	out.fill(w, es, use)
 	return out
 }
@@ -179,26 +179,25 @@ type tally struct {
 	last   *used
 	to     uint64
 	head   [sha256.Size]byte
+	whole  bool // the log is verified to its end
 }
 
 // tally counts the allowed attempts of an identity, by the given keys only if
 // there are any.
 func (k *Keeper) tally(ctx context.Context, id identity.ID, keys map[string]bool) (tally, error) {
-	t := tally{labels: make(map[audit.Tag]*used), slots: make(map[string]*used), last: new(used)}
-	for raw, err := range k.backend.Lines(ctx) {
-		if err != nil {
-			return t, err
-		}
-		r, err := audit.Parse(raw)
-		if err != nil {
-			return t, err
-		}
-		t.to, t.head = r.Seq, sha256.Sum256(raw)
+	t := newTally()
+	rep, err := audit.Verify(ctx, k.backend, func(_ int, r audit.Record) {
+		t.to = r.Seq
 		if r.Identity == id && r.Key != audit.Owner && (keys == nil || keys[r.Key]) {
 			t.add(r)
 		}
-	}
-	return t, nil
+	})
+	t.head, t.whole = rep.Head, err == nil && rep.OK()
+	return t, err
+}
+
+func newTally() tally {
+	return tally{labels: make(map[audit.Tag]*used), slots: make(map[string]*used), last: new(used)}
 }
 
 func (t *tally) add(r audit.Record) {
@@ -260,15 +259,48 @@ type Usage struct {
 // Usage counts the allowed calls of an identity by key and label. It reads
 // the whole audit log.
 func (k *Keeper) Usage(ctx context.Context, id identity.ID) (Usage, error) {
-	w, es, err := k.listing(ctx, id)
-	if err != nil {
-		return Usage{}, err
-	}
-	defer w.wipe()
 	t, err := k.tally(ctx, id, nil)
 	if err != nil {
 		return Usage{}, err
 	}
+	return k.usage(ctx, id, t)
+}
+
+// Usages is Usage of every identity of the log, in one reading of it.
+func (k *Keeper) Usages(ctx context.Context) (map[identity.ID]Usage, error) {
+	tallies := make(map[identity.ID]*tally)
+	for r, err := range audit.Records(ctx, k.backend) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Identity.IsZero() || r.Key == audit.Owner {
+			continue
+		}
+		t := tallies[r.Identity]
+		if t == nil {
+			fresh := newTally()
+			t = &fresh
+			tallies[r.Identity] = t
+		}
+		t.add(r)
+	}
+	out := make(map[identity.ID]Usage, len(tallies))
+	for id, t := range tallies {
+		u, err := k.usage(ctx, id, *t)
+		if err != nil {
+			u = Usage{Last: t.last.public()} // one that does not open hides no other
+		}
+		out[id] = u
+	}
+	return out, nil
+}
+
+func (k *Keeper) usage(ctx context.Context, id identity.ID, t tally) (Usage, error) {
+	w, es, err := k.listing(ctx, id, nil)
+	if err != nil {
+		return Usage{}, err
+	}
+	defer w.wipe()
 	out := Usage{Last: t.last.public(), Slots: make(map[string]Used), Labels: make(map[Label]Used)}
 	for key, u := range t.slots {
 		out.Slots[key] = u.public()

@@ -13,7 +13,7 @@ import (
 // flood of such keys makes one line per source and second.
 const (
 	strangerPause = time.Second
-	maxStrangers  = 256 // sources counted apart; the others share one line
+	maxStrangers  = 32 // sources counted apart; the others share one line
 )
 
 type strangers struct {

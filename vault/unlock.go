@@ -29,13 +29,12 @@ func (k *Keeper) Unlock(ctx context.Context, key identity.Key, from Source) (*Va
 		k.strangers.count(from)
 		return nil, errUnauthorized
 	}
-	w, err := k.load(ctx, key.Identity())
+	a := ask{event: audit.Auth}
+	w, r, err := v.rule(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	defer w.wipe()
-	a := ask{event: audit.Auth}
-	r := judge(w, key, a, k.now())
 	if r.refusal != nil {
 		if err := v.append(ctx, r, v.record(w, r, a)); err != nil {
 			return nil, err
@@ -62,12 +61,12 @@ func (v *Vault) Grant() identity.Grant { return v.grant }
 // Live judges the key again, without an audit line, for streams that are
 // open.
 func (v *Vault) Live(ctx context.Context) error {
-	w, err := v.keeper.load(ctx, v.key.Identity())
+	w, r, err := v.rule(ctx, ask{})
 	if err != nil {
 		return err
 	}
 	defer w.wipe()
-	if r := judge(w, v.key, ask{}, v.keeper.now()); r.refusal != nil {
+	if r.refusal != nil {
 		return r.refusal
 	}
 	return nil

@@ -86,13 +86,13 @@ func directories(goos string, getenv func(string) string) (data, conf string) {
 
 // globals declares the flags that every command takes.
 func (c *config) globals(f *pflag.FlagSet) {
-	f.StringArrayVar(&c.identities, "identity", nil, "whose vault; may be repeated or a glob where a command says so")
-	f.StringVar(&c.profile, "profile", "", "local name of a store, an identity and its key")
+	f.StringArrayVar(&c.identities, "identity", nil, "whose vault: the `NAME` of an identity, repeated or a glob where a command says so")
+	f.StringVar(&c.profile, "profile", "", "local `NAME` of a store, an identity and its key")
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
 	f.BoolVar(&c.quiet, "quiet", false, "print data and errors only")
 	f.BoolVar(&c.yes, "yes", false, "answer every question but the name that confirms --shred")
-	f.StringVar(&c.color, "color", "auto", "auto, always or never")
-	f.StringVar(&c.home, "home", "", "data directory (default $SOLEKEY_HOME, else XDG data home/solekey)")
+	f.StringVar(&c.color, "color", "auto", "`WHEN` to colour: auto, always or never")
+	f.StringVar(&c.home, "home", "", "data directory `DIR` (default $SOLEKEY_HOME, else XDG data home/solekey)")
 }
 
 // check judges the global flags once they are parsed.
@@ -121,7 +121,7 @@ func (c *config) dataDir() (string, error) {
 // configPath returns a path inside the config directory.
 func (c *config) configPath(parts ...string) (string, error) {
 	if c.configDir == "" {
-		return "", failf(exitUsage, "no config directory: neither XDG_CONFIG_HOME nor HOME is set")
+		return "", failf(exitUsage, "no config directory: neither XDG_CONFIG_HOME nor HOME is set").hint("export XDG_CONFIG_HOME=DIR")
 	}
 	return filepath.Join(append([]string{c.configDir}, parts...)...), nil
 }
@@ -133,8 +133,8 @@ type keyFlags struct {
 }
 
 func (k *keyFlags) declare(f *pflag.FlagSet) {
-	f.StringVar(&k.file, "api-key-file", "", "file that holds the key, readable by you alone")
-	f.IntVar(&k.fd, "api-key-fd", -1, "file descriptor that the key is read from")
+	f.StringVar(&k.file, "api-key-file", "", "`FILE` that holds the key, readable by you alone")
+	f.IntVar(&k.fd, "api-key-fd", -1, "file descriptor `N` that the key is read from")
 }
 
 // flagProblem returns what is wrong with a flag without what was passed.
@@ -219,14 +219,11 @@ type grantFlags struct {
 
 func (g *grantFlags) declare(c *cobra.Command) {
 	f := c.Flags()
-	f.StringSliceVar(&g.scopes, "scope", nil, "what the key may do, of list,read,code,use,write (default all but write)")
-	f.StringSliceVar(&g.globs, "labels", nil, "label globs that the key is bound to (default every label)")
-	f.StringVar(&g.expires, "expires", "", "when the key ends: 30m, 24h, 90d, a date or a time (default never)")
+	f.StringSliceVar(&g.scopes, "scope", nil, "what the key may do: `S,..` of list,read,code,use,write (default all but write)")
+	f.StringSliceVar(&g.globs, "labels", nil, "label `GLOB` that the key is bound to; may be repeated (default every label)")
+	f.StringVar(&g.expires, "expires", "", "`WHEN` the key ends: 30m, 24h, 90d, a date or a time (default never)")
 	_ = c.RegisterFlagCompletionFunc("scope", words("list", "read", "code", "use", "write"))
 }
-
-// given reports whether any of the flags was set.
-func (g *grantFlags) given() bool { return len(g.scopes) > 0 || len(g.globs) > 0 || g.expires != "" }
 
 // grant returns what the flags say.
 func (g *grantFlags) grant(now time.Time) (identity.Grant, error) {

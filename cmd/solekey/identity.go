@@ -91,6 +91,7 @@ func (a *app) createIdentity(ctx context.Context, name string, f createFlags) er
 	if err := dest.ready(a); err != nil {
 		return err
 	}
+	defer dest.release()
 	if err := a.nameFree(ctx, k, name); err != nil {
 		return err
 	}
@@ -98,11 +99,59 @@ func (a *app) createIdentity(ctx context.Context, name string, f createFlags) er
 	if err != nil {
 		return err
 	}
-	if err := dest.keep(a, key); err != nil {
+	err = a.settleName(ctx, k, name, key.Identity())
+	if err == nil {
+		err = dest.keep(a, key)
+	}
+	if err != nil {
 		_, undo := k.Revoke(context.WithoutCancel(ctx), key.Identity(), vault.Revocation{Shred: true})
 		return errors.Join(err, undo)
 	}
 	return a.created(dest, name, key, grant)
+}
+
+// How long, and how often, the one of two new identities that stays looks
+// whether the other is gone.
+const (
+	yieldLimit = 3 * time.Second
+	yieldEvery = 20 * time.Millisecond
+)
+
+// settleName sees to it that of identities which commands made at the same
+// time under one name one is left: that with the lowest ID. Who meets a lower
+// one yields. Who meets only higher ones waits for them to yield; one that
+// does not was finished before, so its name is taken.
+func (a *app) settleName(ctx context.Context, k *vault.Keeper, name string, id identity.ID) error {
+	taken := failf(exitExists, "another command made an identity %s at the same time; this one is undone", name).hint("solekey identity show " + name)
+	limit, tick := time.NewTimer(yieldLimit), time.NewTicker(yieldEvery)
+	defer limit.Stop()
+	defer tick.Stop()
+	for {
+		all, err := a.active(ctx, k)
+		if err != nil {
+			return err
+		}
+		alone := true
+		for _, i := range all {
+			if i.Name != name || i.ID == id {
+				continue
+			}
+			if slices.Compare(i.ID[:], id[:]) < 0 {
+				return taken
+			}
+			alone = false
+		}
+		if alone {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit.C:
+			return taken
+		case <-tick.C:
+		}
+	}
 }
 
 // nameFree says so early when an identity has the name.
@@ -205,12 +254,16 @@ func (a *app) listIdentities(ctx context.Context) error {
 		return err
 	}
 	sortByName(all)
+	used, err := k.Usages(ctx)
+	if err != nil {
+		return err
+	}
 	rows := make([]identityRow, 0, len(all))
 	for _, i := range all {
 		if i.Status == identity.Shredded && !a.conf.asJSON {
 			continue // nothing but its ID is left
 		}
-		r, err := a.identityRow(ctx, k, i)
+		r, err := a.identityRow(ctx, k, i, used[i.ID])
 		if err != nil {
 			return err
 		}
@@ -242,7 +295,7 @@ func dayOf(s string) string {
 	return s[:len(time.DateOnly)]
 }
 
-func (a *app) identityRow(ctx context.Context, k *vault.Keeper, i vault.Info) (identityRow, error) {
+func (a *app) identityRow(ctx context.Context, k *vault.Keeper, i vault.Info, use vault.Usage) (identityRow, error) {
 	r := identityRow{Name: i.Name, ID: i.ID.String(), State: i.Status.String(), Keys: i.Live(a.now()), Recovery: i.Recovery, Created: at(i.Created)}
 	if i.Damaged {
 		r.State = "damaged"
@@ -251,10 +304,6 @@ func (a *app) identityRow(ctx context.Context, k *vault.Keeper, i vault.Info) (i
 		return r, nil
 	}
 	labels, err := k.Labels(ctx, i.ID)
-	if err != nil {
-		return r, err
-	}
-	use, err := k.Usage(ctx, i.ID)
 	if err != nil {
 		return r, err
 	}
@@ -292,11 +341,11 @@ func (a *app) showIdentity(ctx context.Context, name string) error {
 		return err
 	}
 	defer k.Close()
-	i, err := k.Find(ctx, name)
+	i, err := a.find(ctx, k, name)
 	if err != nil {
 		return err
 	}
-	r, err := a.identityRow(ctx, k, i)
+	r, err := a.identityRow(ctx, k, i, vault.Usage{}) // its keys say when they were used
 	if err != nil {
 		return err
 	}
@@ -313,6 +362,9 @@ func (a *app) showIdentity(ctx context.Context, name string) error {
 	}
 	if r.Slots, err = a.keyRows(ctx, k, i); err != nil {
 		return err
+	}
+	for _, s := range r.Slots { // times in UTC order as texts
+		r.LastUsed = max(r.LastUsed, s.LastUsed)
 	}
 	r.Exposures = map[string]int{}
 	for _, l := range labels {
@@ -413,223 +465,4 @@ func (a *app) heldKeys(id identity.ID) map[identity.SlotID]string {
 		}
 	}
 	return out
-}
-
-type revokeFlags struct {
-	shred   bool
-	confirm string
-	reason  string
-	receipt string
-}
-
-func (f *revokeFlags) declare(c *cobra.Command) {
-	c.Flags().StringVar(&f.reason, "reason", "", "why, for the receipt")
-	c.Flags().StringVar(&f.receipt, "receipt", "", "also write the receipt to this new file")
-}
-
-func identityRevoke(a *app) *cobra.Command {
-	var f revokeFlags
-	c := &cobra.Command{
-		Use:   "revoke NAME",
-		Short: "Close every key of an identity, at once and in every process",
-		Long: `Close every key of an identity. Every call that starts later is refused, in
-every process. The receipt says which values its keys were given: those still
-work at their provider until they are rotated there.
-
---shred also destroys the vault for ever, in old copies of the database too.`,
-		Example: `  solekey identity revoke old-bot --reason "laptop stolen"
-  solekey identity revoke old-bot --shred --confirm old-bot`,
-		Args: usageArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeIdentities,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.revokeIdentity(cmd.Context(), args[0], f) },
-	}
-	f.declare(c)
-	c.Flags().BoolVar(&f.shred, "shred", false, "destroy the vault for ever")
-	c.Flags().StringVar(&f.confirm, "confirm", "", "the name of the identity, to confirm --shred without a terminal")
-	return c
-}
-
-func (a *app) revokeIdentity(ctx context.Context, name string, f revokeFlags) error {
-	k, err := a.owner()
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	i, err := k.Find(ctx, name)
-	if err != nil {
-		return err
-	}
-	if i.Status == identity.Shredded {
-		return failf(exitNotFound, "identity %s is shredded already", name)
-	}
-	if i.Status == identity.Revoked && !f.shred {
-		return failf(exitExists, "identity %s is revoked already", name).hint("solekey identity revoke " + name + " --shred")
-	}
-	if err := a.confirmRevoke(ctx, i, name, f); err != nil {
-		return err
-	}
-	r := vault.Revocation{Shred: f.shred, Reason: f.reason}
-	return a.revoke(ctx, k, i, r, f.receipt)
-}
-
-func (a *app) confirmRevoke(ctx context.Context, i vault.Info, name string, f revokeFlags) error {
-	if !f.shred {
-		question := fmt.Sprintf("Close %s of %s?", count(i.Live(a.now()), "key"), name)
-		if !i.Recovery {
-			question = fmt.Sprintf("Close %s of %s? Without a recovery key nothing opens this vault again.", count(i.Live(a.now()), "key"), name)
-		}
-		return a.confirm(ctx, question)
-	}
-	if f.confirm != "" {
-		if f.confirm != name {
-			return errNotConfirmed
-		}
-		return nil
-	}
-	t, err := openTerminal()
-	if err != nil {
-		return needsFlag("--shred destroys a vault for ever", "--confirm "+name)
-	}
-	defer t.Close()
-	answer, err := t.ask(ctx, "Type the identity name to destroy its vault: ")
-	if err != nil {
-		return err
-	}
-	if answer != name {
-		return errNotConfirmed
-	}
-	return nil
-}
-
-// confirm asks on the terminal unless --yes answers.
-func (a *app) confirm(ctx context.Context, question string) error {
-	if a.conf.yes {
-		return nil
-	}
-	t, err := openTerminal()
-	if err != nil {
-		return needsFlag(question, "--yes")
-	}
-	defer t.Close()
-	ok, err := t.confirm(ctx, question)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return errNotConfirmed
-	}
-	return nil
-}
-
-type rotateFlags struct {
-	key      keyFlags
-	grace    time.Duration
-	printKey bool
-}
-
-// defaultGrace is how long a rotated key goes on, so that servers that run
-// change over by themselves.
-const defaultGrace = 10 * time.Minute
-
-func identityRotate(a *app) *cobra.Command {
-	f := rotateFlags{grace: defaultGrace}
-	c := &cobra.Command{
-		Use:   "rotate NAME",
-		Short: "Give an identity a new key and end the old one",
-		Long: `Give an identity a new key in place of its current one. The vault stays as it
-is. The proof is the key in the profile of the identity, which is updated, or
-that of --api-key-file; then --print-key or --profile says where the new key
-goes. The old key goes on for the grace, so that running servers change over.
-
-A key that leaked is answered by revoke, not by rotate.`,
-		Example: `  solekey identity rotate claude-code
-  solekey identity rotate ci --api-key-file old.key --print-key --grace 1h`,
-		Args: usageArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeIdentities,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.rotate(cmd.Context(), args[0], f) },
-	}
-	f.key.declare(c.Flags())
-	c.Flags().Var(duration{&f.grace}, "grace", "how long the old key goes on; 0 ends it at once")
-	c.Flags().BoolVar(&f.printKey, "print-key", false, "print the new key on stdout and store it nowhere")
-	return c
-}
-
-func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
-	dir, err := a.conf.dataDir() // --profile names where the new key goes, not the store
-	if err != nil {
-		return err
-	}
-	k, err := a.openStore(dir)
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	i, err := k.Find(ctx, name)
-	if err != nil {
-		return err
-	}
-	if err := stillActive(i, name); err != nil {
-		return err
-	}
-	old, err := a.proof(f.key, i.ID, name)
-	if err != nil {
-		return err
-	}
-	dest, err := a.newKeyDest(dir, i, old, f.printKey)
-	if err != nil {
-		return err
-	}
-	grace := f.grace
-	if grace == 0 {
-		grace = defaultGrace // ended below, once the new key is in its place
-	}
-	key, err := k.Rotate(ctx, i.ID, old.key, vault.Rotation{Grace: grace})
-	if err != nil {
-		return err
-	}
-	ctx = context.WithoutCancel(ctx)
-	if err := dest.keep(a, key); err != nil {
-		_, undo := k.Revoke(ctx, i.ID, vault.Revocation{Slots: []identity.SlotID{key.Slot()}})
-		return errors.Join(err, undo)
-	}
-	ends := a.now().Add(grace)
-	if f.grace == 0 {
-		if _, err := k.Revoke(ctx, i.ID, vault.Revocation{Slots: []identity.SlotID{old.key.Slot()}}); err != nil {
-			return err
-		}
-		ends = a.now()
-	}
-	return a.rotated(dest, i, key, old.key.Slot(), ends, f.grace == 0)
-}
-
-func stillActive(i vault.Info, name string) error {
-	if i.Damaged {
-		return failf(exitUnavailable, "identity %s is damaged", name).hint("solekey doctor")
-	}
-	if i.Status != identity.Active {
-		return &failure{exit: exitRefused, word: string(vault.Revoked), message: fmt.Sprintf("identity %s is %s", name, i.Status), try: []string{"solekey identity create OTHER"}}
-	}
-	return nil
-}
-
-func (a *app) rotated(d keyDest, i vault.Info, key identity.Key, old identity.SlotID, ends time.Time, now bool) error {
-	if a.conf.asJSON {
-		out := d.result(key, identity.Grant{})
-		out.Identity, out.Ending, out.EndsAt = i.Name, old.String(), at(ends)
-		return a.writeJSON(out)
-	}
-	ending := fmt.Sprintf("%s at %s; running servers change over by themselves", old, stamp(ends))
-	if now {
-		ending = fmt.Sprintf("%s now", old)
-	}
-	if d.print {
-		a.say("%-8s  %-9s  %s", "key", "added", key.Slot())
-		a.say("%-8s  %-9s  %s", "key", "ending", ending)
-		return d.write(a, key)
-	}
-	verb := "updated"
-	if d.fresh {
-		verb = "made"
-	}
-	a.row("key", "added", fmt.Sprintf("%s (profile %s %s)", key.Slot(), d.prof.name, verb))
-	a.row("key", "ending", ending)
-	return nil
 }

@@ -36,6 +36,7 @@ type variable struct {
 	kind   vault.EntryKind
 	secret bool // a secret by its looks, taken or not
 	take   bool
+	told   bool // --kind names it
 	twin   bool // another file gives the same label the same value, and that one is taken
 	dead   bool // not the value that a program gets: overridden, empty or a reference
 	hosts  []string
@@ -132,8 +133,14 @@ func (r importRules) judge(e dotenv.Entry, siblings map[string]string) variable 
 		v.kind = vault.KindTOTP
 	}
 	k, told := r.kinds[e.Name]
+	v.told = told
 	if told {
 		v.kind = k
+	}
+	uri := catalog.IsSeedURI(e.Value)
+	if uri && v.kind == vault.KindLogin {
+		v.notes = append([]string{"a seed is no login; --kind " + brief(v.name) + "=secret takes it as text"}, v.notes...)
+		return v
 	}
 	if why := r.refuse(&v, e, hint, told); why != "" {
 		v.notes = append([]string{why}, v.notes...)
@@ -141,6 +148,9 @@ func (r importRules) judge(e dotenv.Entry, siblings map[string]string) variable 
 	}
 	v.take, v.secret, v.warn = true, true, hint.Warn
 	v.notes = append(v.notes, hint.Notes...)
+	if uri && v.kind == vault.KindSecret {
+		v.warn, v.notes = true, append(v.notes, seedAsText)
+	}
 	if !r.noHosts && v.kind == vault.KindSecret {
 		v.hosts, v.place = hint.Hosts, hint.Placement
 	}
@@ -208,6 +218,13 @@ func (v *variable) enrol() {
 	}
 	defer seed.Wipe()
 	v.notes = append([]string{oneLine(seedWords(seed))}, v.notes...)
+}
+
+// becomeSeed keeps a label that holds a seed from becoming a secret that can
+// be read: its next value is a seed, or is not taken.
+func (v *variable) becomeSeed() {
+	v.kind, v.hosts, v.place, v.notes = vault.KindTOTP, nil, "", nil
+	v.enrol()
 }
 
 // oneLine makes foreign text fit for a table cell: no control or invisible

@@ -181,6 +181,7 @@ func (j *importJob) touchOne(ctx context.Context, i int) (touched, error) {
 		return t, destroy(src.orig, &t)
 	}
 	if len(refs) == 0 {
+		j.app.say("%s is left as it is: no value in it is in the vault", src.name)
 		return t, nil
 	}
 	fresh := src.file.Rewrite(refs)

@@ -49,8 +49,8 @@ lost vault.`,
 	}
 	c.Flags().BoolVar(&f.strict, "strict", false, "entries may be used but not read, unless put says otherwise")
 	c.Flags().BoolVar(&f.noRecovery, "no-recovery", false, "make no recovery key: a lost key is then a lost vault")
-	c.Flags().StringVar(&f.root, "root", "", "where the root key rests: keyring or file (default keyring if there is one)")
-	c.Flags().StringVar(&f.recoveryFile, "recovery-file", "", "write the recovery key to this new file instead of the terminal")
+	c.Flags().StringVar(&f.root, "root", "", "`PLACE` of the root key: keyring or file (default keyring if there is one)")
+	c.Flags().StringVar(&f.recoveryFile, "recovery-file", "", "write the recovery key to this new `FILE` instead of the terminal")
 	_ = c.RegisterFlagCompletionFunc("root", words("keyring", "file"))
 	return c
 }
@@ -75,6 +75,9 @@ func (a *app) runInit(ctx context.Context, f initFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := isPlace(dir); err != nil {
+		return err
+	}
 	pending := filepath.Join(dir, pendingName)
 	if err := a.beforeInit(dir, pending); err != nil {
 		return err
@@ -88,11 +91,21 @@ func (a *app) runInit(ctx context.Context, f initFlags) error {
 	if err != nil {
 		return err
 	}
-	root, src, err := putRoot(ring, dir, pending, where)
+	root, src, again := pendingRoot(ring, pending)
+	if !again || where != keyring.Auto && where != src.Where {
+		again = false
+		if root, src, err = putRoot(ring, dir, pending, where); err != nil {
+			return err
+		}
+	}
+	b, err := makeEngine(ctx, dir)
+	if err != nil && !again { // nothing was made, so nothing is to be continued
+		return errors.Join(err, ring.Delete(keyring.Root, root.StoreID().String()), os.Remove(pending))
+	}
 	if err != nil {
 		return err
 	}
-	birth, err := a.makeStore(ctx, dir, root, f)
+	birth, err := a.makeStore(ctx, b, root, f)
 	if err != nil {
 		return err
 	}
@@ -136,12 +149,8 @@ func (a *app) beforeInit(dir, pending string) error {
 	return nil
 }
 
-// putRoot makes root text, or finds that of an interrupted init, and puts it
-// to its source. The marker precedes it.
+// putRoot makes root text and puts it to its source. The marker precedes it.
 func putRoot(ring *keyring.Ring, dir, pending string, where keyring.Where) (vault.Root, keyring.Source, error) {
-	if root, src, ok := pendingRoot(ring, pending); ok && (where == keyring.Auto || where == src.Where) {
-		return root, src, nil
-	}
 	root := vault.NewRoot()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return vault.Root{}, keyring.Source{}, fmt.Errorf("making the data directory: %w", err)
@@ -156,6 +165,7 @@ func putRoot(ring *keyring.Ring, dir, pending string, where keyring.Where) (vaul
 	return root, src, nil
 }
 
+// pendingRoot finds the root text that an interrupted init put away.
 func pendingRoot(ring *keyring.Ring, pending string) (vault.Root, keyring.Source, bool) {
 	b, err := os.ReadFile(pending)
 	if err != nil {
@@ -173,20 +183,22 @@ func pendingRoot(ring *keyring.Ring, pending string) (vault.Root, keyring.Source
 	return root, src, err == nil && root.StoreID() == id
 }
 
-// makeStore makes the engine and the store record. What an interrupted init
-// left holds no identity, as the marker kept every other command away; it is
+// makeEngine makes the files of the store. What an interrupted init left
+// holds no identity, as the marker kept every other command away; it is
 // replaced, since its recovery key may never have been seen.
-func (a *app) makeStore(ctx context.Context, dir string, root vault.Root, f initFlags) (vault.Birth, error) {
+func makeEngine(ctx context.Context, dir string) (*bolt.Store, error) {
 	b, err := bolt.Create(dir, bolt.Options{})
-	if errors.Is(err, fs.ErrExist) {
-		if err := clearUnfinished(ctx, dir); err != nil {
-			return vault.Birth{}, err
-		}
-		b, err = bolt.Create(dir, bolt.Options{})
+	if !errors.Is(err, fs.ErrExist) {
+		return b, err
 	}
-	if err != nil {
-		return vault.Birth{}, err
+	if err := clearUnfinished(ctx, dir); err != nil {
+		return nil, err
 	}
+	return bolt.Create(dir, bolt.Options{})
+}
+
+// makeStore makes the store record and the first line of the log.
+func (a *app) makeStore(ctx context.Context, b *bolt.Store, root vault.Root, f initFlags) (vault.Birth, error) {
 	o := vault.InitOptions{NoRecovery: f.noRecovery, Now: a.now}
 	if f.strict {
 		o.Exposure = vault.ExposeUse

@@ -61,7 +61,7 @@ func (a *app) addKey(ctx context.Context, name string, f addFlags) error {
 		return err
 	}
 	defer k.Close()
-	i, err := k.Find(ctx, name)
+	i, err := a.find(ctx, k, name)
 	if err != nil {
 		return err
 	}
@@ -73,6 +73,7 @@ func (a *app) addKey(ctx context.Context, name string, f addFlags) error {
 	if err := dest.ready(a); err != nil {
 		return err
 	}
+	defer dest.release()
 	old, err := a.proof(f.key, i.ID, name)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func (a *app) listKeys(ctx context.Context, name string) error {
 		return err
 	}
 	defer k.Close()
-	i, err := k.Find(ctx, name)
+	i, err := a.find(ctx, k, name)
 	if err != nil {
 		return err
 	}
@@ -156,12 +157,12 @@ that "key list" shows. The receipt says which values this key was given.`,
 }
 
 func (a *app) revokeKey(ctx context.Context, name, keyID string, f revokeFlags) error {
-	k, err := a.owner()
+	k, err := a.patient(ctx)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	i, err := k.Find(ctx, name)
+	i, err := a.find(ctx, k, name)
 	if err != nil {
 		return err
 	}

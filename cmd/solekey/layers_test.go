@@ -24,11 +24,10 @@ const module = "github.com/solekey/solekey/"
 // layers lists the packages from the bottom up. A package imports packages of
 // lower layers only.
 var layers = [][]string{
-	{"identity", "totp", "internal/dotenv", "internal/catalog", "internal/redact", "internal/keyring", "internal/harden"},
-	{"vault/storage", "internal/seal"},
+	{"identity", "totp", "internal/dotenv", "internal/catalog", "internal/harden"},
+	{"vault/storage", "internal/seal", "internal/keyring"},
 	{"vault/audit", "vault/storage/bolt", "vault/storage/enginetest"},
 	{"vault"},
-	{},
 	{"mcp"},
 	{"cmd/solekey", "examples"},
 }
@@ -45,7 +44,7 @@ var doors = map[string][]string{
 	"crypto/hpke":                   {"internal/seal"},
 	"github.com/zalando/go-keyring": {"internal/keyring"},
 	"github.com/spf13/cobra":        {"cmd/solekey"},
-	"os/exec":                       {"cmd/solekey"},
+	"os/exec":                       {"cmd/solekey", "examples"},
 }
 
 // callers says which files may call a method that takes a secret out of its
@@ -55,12 +54,11 @@ var callers = map[string][]string{
 		"cmd/solekey/get.go",      // the value that was asked for
 		"cmd/solekey/init.go",     // root text to its source, recovery key to the terminal
 		"cmd/solekey/profiles.go", // agent key to its profile, or to stdout
+		"examples/embed/main.go",  // shows how a program reads a value
 		"mcp/read.go",             // the value that was asked for
 		"vault/root.go",           // of seal's root, by the same name
 	},
 	"InnerLock": {"internal/seal/inner.go"},
-	"Use":       {},
-	"Spend":     {},
 }
 
 // layersOf maps every package to its layer.

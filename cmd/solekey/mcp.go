@@ -37,7 +37,6 @@ answers the cause, as clients hide what a server says on stderr.`,
 }
 
 func (a *app) serve(ctx context.Context, kf keyFlags) error {
-	debug.SetGCPercent(400) // a third of the CPU under load, for a few MiB
 	in, cause := a.agentKey(kf, "")
 	if cause != nil && explain(cause).exit == exitUsage {
 		return cause
@@ -77,10 +76,11 @@ func (d *door) unlock(ctx context.Context, _ identity.Key, from vault.Source) (*
 			v, err = k.Unlock(ctx, next, from)
 		}
 	}
-	if err == nil {
-		d.tell(k, v)
+	if err != nil {
+		return nil, d.refusal(err)
 	}
-	return v, err
+	d.tell(k, v)
+	return v, nil
 }
 
 // dead reports that a key is at its end, as far as the store is concerned.
@@ -99,6 +99,7 @@ func (d *door) open() (*vault.Keeper, identity.Key, error) {
 		return nil, identity.Key{}, d.cause
 	}
 	if d.keeper == nil {
+		debug.SetGCPercent(400) // a third of the CPU under load, for a few MiB; here it does not delay the handshake
 		dir, err := d.dir()
 		if err != nil {
 			return nil, identity.Key{}, err

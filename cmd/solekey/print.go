@@ -134,6 +134,10 @@ func explain(err error) *failure {
 		}
 	case vault.Unavailable:
 		f.message += because(r.Cause())
+		if t := holder(r.Cause()); t.pid != "" {
+			f.message = "the store is busy: held by pid " + t.pid + " since " + t.since
+			f.hint("ps -p " + t.pid + "     (end it if it hangs, then repeat the command)")
+		}
 		f.hint("solekey doctor")
 	case vault.AuditUnavailable:
 		f.message += because(r.Cause())
@@ -167,12 +171,11 @@ func because(err error) string {
 // sentence makes a refusal's message fit behind `solekey: `.
 func sentence(s string) string {
 	s = strings.TrimSuffix(s, ".")
-	for _, start := range []string{"No ", "Not ", "This ", "The ", "Another ", "A ", "Argument "} {
-		if strings.HasPrefix(s, start) {
-			return strings.ToLower(s[:1]) + s[1:]
-		}
+	first, _, more := strings.Cut(s, " ")
+	if !more || first == "" || strings.Trim(first[1:], "abcdefghijklmnopqrstuvwxyz") != "" {
+		return s // a label, or an abbreviation
 	}
-	return s
+	return strings.ToLower(first) + s[len(first):]
 }
 
 // didYouMean keeps the suggestion of a hint and drops its tool names.
@@ -315,6 +318,9 @@ func dash(s string) string {
 func count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
+	}
+	if stem, ok := strings.CutSuffix(noun, "ty"); ok {
+		return fmt.Sprintf("%d %sties", n, stem)
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }

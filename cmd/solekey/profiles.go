@@ -48,14 +48,15 @@ func (a *app) loadProfile(name string) (profile, error) {
 	if err != nil {
 		return profile{}, err
 	}
-	f, err := os.Open(path)
+	b, err := keyring.ReadOwn(path, maxProfile)
+	if errors.Is(err, keyring.ErrNotPrivate) || errors.Is(err, keyring.ErrTooLarge) {
+		return profile{}, failf(exitUsage, "profile %s: %v", name, err).hint("solekey profile rm " + name)
+	}
 	if err != nil {
 		return profile{}, fmt.Errorf("reading profile: %w", err)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxProfile))
-	if err != nil {
-		return profile{}, fmt.Errorf("reading profile: %w", err)
+	if len(b) == 0 {
+		return profile{}, unfinished(name)
 	}
 	p := profile{name: name}
 	if err := json.Unmarshal(b, &p); err != nil {
@@ -65,6 +66,12 @@ func (a *app) loadProfile(name string) (profile, error) {
 		return profile{}, failf(exitUsage, "%s is not a profile", tilde(path)).hint("solekey profile rm " + name)
 	}
 	return p, nil
+}
+
+// unfinished is the refusal of a profile whose name was taken and whose key
+// was not made yet, or never.
+func unfinished(name string) *failure {
+	return failf(exitNotFound, "profile %s is being made by another command, or was left unfinished", name).hint("solekey profile rm " + name)
 }
 
 // missingProfile words the absence of a profile that was asked for.
@@ -104,11 +111,13 @@ func (a *app) profiles() ([]profile, error) {
 // freeProfile refuses a name that is taken, before anything is made.
 func (a *app) freeProfile(name string) error {
 	p, err := a.loadProfile(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	case err != nil:
-		return err
+	}
+	if err != nil {
+		f := *explain(err)
+		f.exit = exitExists
+		return &f
 	}
 	f := failf(exitExists, "profile %s exists already", name)
 	if dir, err := a.conf.dataDir(); err == nil && dir != p.Store {
@@ -120,12 +129,28 @@ func (a *app) freeProfile(name string) error {
 	return f.hint("solekey profile rm "+name, "--profile OTHER to keep both")
 }
 
+// freeKey refuses a name under which a key rests without a profile: it may be
+// the only one that opens some vault.
+func (a *app) freeKey(name string) error {
+	ring, err := a.ring()
+	if err != nil {
+		return err
+	}
+	if _, _, err := ring.Get(keyring.Profile, name); errors.Is(err, keyring.ErrNone) {
+		return nil
+	}
+	return failf(exitExists, "a key is stored as %s already, without a profile", name).
+		hint("solekey profile rm "+name, "--profile OTHER to keep both")
+}
+
 // keyDest is where a key that was made goes: to stdout, or into a profile.
 type keyDest struct {
 	print bool
 	prof  profile
 	fresh bool           // the profile is made with it
 	src   keyring.Source // where the key rests; before keep, where it is to rest
+
+	reserved string // file that keeps the name of a fresh profile until keep; empty: none
 }
 
 // newKeyDest decides where a further key of an identity goes: stdout, the
@@ -157,6 +182,9 @@ func (d *keyDest) ready(a *app) error {
 		if err := a.freeProfile(d.prof.name); err != nil {
 			return err
 		}
+		if err := a.freeKey(d.prof.name); err != nil {
+			return err
+		}
 	}
 	dir, err := a.conf.configPath(profileDir)
 	if err != nil {
@@ -169,7 +197,34 @@ func (d *keyDest) ready(a *app) error {
 	if err != nil {
 		return fmt.Errorf("writing a profile: %w", err)
 	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil || !d.fresh {
+		return err
+	}
+	return d.reserve(filepath.Join(dir, d.prof.name+profileExt))
+}
+
+// reserve takes the name of a fresh profile, so that of two commands at the
+// same time only one makes a key for it. release gives it back.
+func (d *keyDest) reserve(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateMode)
+	if errors.Is(err, fs.ErrExist) {
+		f := unfinished(d.prof.name)
+		f.exit = exitExists
+		return f
+	}
+	if err != nil {
+		return fmt.Errorf("writing a profile: %w", err)
+	}
+	d.reserved = path
+	return f.Close()
+}
+
+// release gives back a name for which no key was kept. It may be repeated.
+func (d *keyDest) release() {
+	if d.reserved != "" {
+		_ = os.Remove(d.reserved)
+		d.reserved = ""
+	}
 }
 
 // keep puts the key into its profile. The key comes first and the name last,
@@ -197,7 +252,11 @@ func (d *keyDest) keep(a *app, key identity.Key) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, append(b, '\n'))
+	if err := writeFile(path, append(b, '\n')); err != nil {
+		return errors.Join(err, ring.Delete(keyring.Profile, d.prof.name))
+	}
+	d.reserved = ""
+	return nil
 }
 
 // write prints the key on stdout: the only thing there.
@@ -269,7 +328,8 @@ type intake struct {
 	src  keyring.Source
 }
 
-var errTwoKeys = failf(exitUsage, "two sources of a key were given: use one of --profile, --api-key-file, --api-key-fd, %s, %s", envAPIKeyFile, envAPIKey)
+var errTwoKeys = failf(exitUsage, "two sources of a key were given: use one of --profile, --api-key-file, --api-key-fd, %s, %s", envAPIKeyFile, envAPIKey).
+	hint("unset "+envAPIKeyFile+" "+envAPIKey, "solekey profile list")
 
 // agentKey returns the key that an agent's command acts with: that of
 // --profile, a key file, a descriptor, the environment, in this order; else
@@ -335,7 +395,12 @@ func (a *app) profileKey(name string) (intake, error) {
 // unusableKey words a key file that is refused. The ring names the file and
 // what is wrong with it.
 func unusableKey(what string, err error) error {
-	return failf(exitUsage, "%s: %v", what, err)
+	return failf(exitUsage, "%s: %v", what, err).hint(anotherKey()...)
+}
+
+// anotherKey is how to go on when the key that was given is of no use.
+func anotherKey() []string {
+	return []string{"solekey profile list     (then --profile NAME)", "solekey identity rotate NAME --profile NEW"}
 }
 
 func keyFile(path, what string) (intake, error) {
@@ -352,12 +417,12 @@ func keyFile(path, what string) (intake, error) {
 func keyDescriptor(fd int) (intake, error) {
 	f := os.NewFile(uintptr(fd), "api-key-fd")
 	if f == nil {
-		return intake{}, failf(exitUsage, "--api-key-fd: not a descriptor")
+		return intake{}, failf(exitUsage, "--api-key-fd: not a descriptor").hint(anotherKey()...)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
 	if err != nil {
-		return intake{}, failf(exitUsage, "--api-key-fd: the descriptor cannot be read")
+		return intake{}, failf(exitUsage, "--api-key-fd: the descriptor cannot be read").hint(anotherKey()...)
 	}
 	defer clear(b)
 	return parseIntake(string(b), "--api-key-fd")
@@ -367,7 +432,7 @@ func keyDescriptor(fd int) (intake, error) {
 func parseIntake(text, what string) (intake, error) {
 	key, err := identity.ParseKey(text)
 	if err != nil {
-		return intake{}, failf(exitUsage, "%s: %v", what, err)
+		return intake{}, failf(exitUsage, "%s: %v", what, err).hint(anotherKey()...)
 	}
 	return intake{key: key, from: what}, nil
 }

@@ -150,12 +150,15 @@ func (t *terminal) read(buf []byte) (int, error) {
 	return t.in.Read(buf)
 }
 
+// noText are the bytes that end input and are none of it.
+const noText = "\r\n\x04"
+
 // settled returns errManyLines if more was typed than the questions so far
 // took: somebody pasted several lines, and the first alone is not what they
 // meant. The rest is read off, so that it does not reach the shell. Where the
 // device knows no deadline, only what was read already is seen.
 func (t *terminal) settled() error {
-	more := len(bytes.Trim(t.ahead, "\r\n")) > 0
+	more := len(bytes.Trim(t.ahead, noText)) > 0
 	clear(t.ahead)
 	t.ahead = nil
 	restore, err := t.raw()
@@ -167,7 +170,7 @@ func (t *terminal) settled() error {
 		var buf [1024]byte
 		for {
 			n, err := t.in.Read(buf[:])
-			more = more || len(bytes.Trim(buf[:n], "\r\n")) > 0
+			more = more || len(bytes.Trim(buf[:n], noText)) > 0
 			clear(buf[:n])
 			if err != nil {
 				break
@@ -301,3 +304,23 @@ func (l *editor) erase() {
 }
 
 func (l *editor) wipe() { clear(l.text); l.text = nil }
+
+// confirm asks on the terminal unless --yes answers.
+func (a *app) confirm(ctx context.Context, question string) error {
+	if a.conf.yes {
+		return nil
+	}
+	t, err := openTerminal()
+	if err != nil {
+		return needsFlag(question, "--yes")
+	}
+	defer t.Close()
+	ok, err := t.confirm(ctx, question)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return errNotConfirmed
+	}
+	return nil
+}

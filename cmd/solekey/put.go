@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -18,89 +14,6 @@ import (
 	"github.com/solekey/solekey/totp"
 	"github.com/solekey/solekey/vault"
 )
-
-// entryFlags say what an entry is, apart from its value.
-type entryFlags struct {
-	kind     string
-	exposure string
-	hosts    []string
-	in       string
-	expires  string
-	tags     []string
-	noHosts  bool
-}
-
-func (e *entryFlags) declare(c *cobra.Command) {
-	f := c.Flags()
-	f.StringVar(&e.exposure, "exposure", "", "reveal: agents may read it; use: they may only have it filled in (default that of the store)")
-	f.StringArrayVar(&e.hosts, "host", nil, "host that a request may take it to; may be repeated (default known hosts of this name)")
-	f.StringVar(&e.in, "in", "", "where in a request it may stand: header:NAME, query:NAME, path or body")
-	f.StringVar(&e.expires, "expires", "", "when it is no longer given out: 30m, 24h, 90d, a date or a time")
-	f.StringArrayVar(&e.tags, "tag", nil, "tag that list shows; may be repeated")
-	f.BoolVar(&e.noHosts, "no-hosts", false, "do not bind it to the known hosts of this name")
-	_ = c.RegisterFlagCompletionFunc("exposure", words("reveal", "use"))
-}
-
-// entry checks the flags and fills an entry without a value.
-func (e *entryFlags) entry(label string, now time.Time) (vault.NewEntry, error) {
-	out := vault.NewEntry{Hosts: e.hosts, Placement: e.in, Tags: e.tags}
-	var err error
-	if out.Label, err = vault.ParseLabel(label); err != nil {
-		return out, failf(exitUsage, "not a label: %v", vault.ErrMalformedLabel)
-	}
-	if e.kind != "" {
-		if out.Kind, err = vault.ParseKind(e.kind); err != nil {
-			return out, failf(exitUsage, "--kind takes secret, login or totp")
-		}
-	}
-	switch e.exposure {
-	case "":
-	case "reveal":
-		out.Exposure = vault.ExposeReveal
-	case "use":
-		out.Exposure = vault.ExposeUse
-	default:
-		return out, failf(exitUsage, "--exposure takes reveal or use")
-	}
-	if e.in != "" && !placement(e.in) {
-		return out, failf(exitUsage, "--in takes header:NAME, query:NAME, path or body")
-	}
-	for _, h := range e.hosts {
-		if !hostName(h) {
-			return out, failf(exitUsage, "--host takes a host name such as api.example.com, without scheme or path")
-		}
-	}
-	out.Expires, err = parseEnd("--expires", e.expires, now)
-	return out, err
-}
-
-func placement(s string) bool {
-	if s == "path" || s == "body" {
-		return true
-	}
-	kind, rest, _ := strings.Cut(s, ":")
-	switch kind {
-	case "header", "query":
-		return rest != "" && !strings.ContainsAny(rest, "\r\n")
-	case "basic", "path":
-		return rest != ""
-	}
-	return false
-}
-
-func hostName(s string) bool {
-	return s != "" && len(s) <= 253 && !strings.ContainsAny(s, "/ @?#\r\n\t") && !strings.Contains(s, "://")
-}
-
-// placementWords shortens a placement for people: `header Authorization`.
-func placementWords(p string) string {
-	kind, rest, ok := strings.Cut(p, ":")
-	if !ok {
-		return p
-	}
-	name, _, _ := strings.Cut(rest, ":")
-	return kind + " " + name
-}
 
 type putFlags struct {
 	entryFlags
@@ -111,6 +24,8 @@ type putFlags struct {
 	raw        bool
 	binary     bool
 	everywhere bool
+
+	held bool // the label holds a seed
 }
 
 func putCommand(a *app) *cobra.Command {
@@ -134,10 +49,10 @@ OPENAI_API_KEY, is bound to its provider's host unless --no-hosts.`,
 		ValidArgsFunction: a.completeLabels,
 	}
 	f.entryFlags.declare(c)
-	c.Flags().StringVar(&f.kind, "kind", "", "secret, login or totp (default what the value looks like)")
+	c.Flags().StringVar(&f.kind, "kind", "", "`KIND` of the entry: secret, login or totp (default what the value looks like)")
 	c.Flags().BoolVar(&f.stdin, "stdin", false, "read the value from stdin; with --field, one line each")
-	c.Flags().StringVar(&f.file, "file", "", "read the value from this file")
-	c.Flags().StringArrayVar(&f.fields, "field", nil, "further field of the entry, such as username; may be repeated")
+	c.Flags().StringVar(&f.file, "file", "", "read the value from this `FILE`")
+	c.Flags().StringArrayVar(&f.fields, "field", nil, "further `FIELD` of the entry, such as username; may be repeated")
 	c.Flags().BoolVar(&f.otp, "otp", false, "ask for the seed of one-time codes; short for --kind totp")
 	c.Flags().BoolVar(&f.raw, "raw", false, "keep a final newline")
 	c.Flags().BoolVar(&f.binary, "binary", false, "the value need not be UTF-8")
@@ -164,6 +79,7 @@ type storedRow struct {
 	Hosts     []string `json:"hosts,omitempty"`
 	Placement string   `json:"placement,omitempty"`
 	Expires   string   `json:"expires_at,omitempty"`
+	Never     []string `json:"never,omitempty"` // fields that are never given out, whatever the exposure
 	Notes     []string `json:"notes,omitempty"`
 }
 
@@ -181,13 +97,21 @@ func (a *app) put(ctx context.Context, label string, f putFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := f.keepSeed(ctx, k, targets, &e); err != nil {
+		return err
+	}
 	if err := a.readValues(ctx, &e, f); err != nil {
 		return err
 	}
-	defer wipeFields(e.Fields)
+	defer func() { wipeFields(e.Fields) }()
 	hint, err := f.judge(&e)
 	if err != nil {
 		return err
+	}
+	guardFields(e.Fields)
+	if hint.Warn {
+		a.warn("%s: %s", e.Label, strings.Join(hint.Notes, "; "))
+		hint.Notes = nil
 	}
 	return a.store(ctx, k, targets, e, hint.Notes)
 }
@@ -217,6 +141,43 @@ func (f *putFlags) check(label string, now time.Time) (vault.NewEntry, error) {
 		}
 	}
 	return e, nil
+}
+
+// keepSeed lets a label that holds a seed go on holding one, unless --kind
+// says otherwise: what is put there without a word is the next seed, and must
+// not become a secret that can be read.
+func (f *putFlags) keepSeed(ctx context.Context, k *vault.Keeper, targets []vault.Info, e *vault.NewEntry) error {
+	if f.kind != "" {
+		return nil
+	}
+	for _, i := range targets {
+		labels, err := k.Labels(ctx, i.ID)
+		if err != nil {
+			return err
+		}
+		for _, l := range labels {
+			if l.Label != e.Label || l.Kind != vault.KindTOTP {
+				continue
+			}
+			if f.exposure != "" || len(f.fields) > 0 {
+				return failf(exitUsage, "%s holds a seed in %s, which takes neither --exposure nor --field", e.Label, i.Name).hint(asSecret(e.Label))
+			}
+			f.held, e.Kind = true, vault.KindTOTP
+		}
+	}
+	return nil
+}
+
+// asSecret is the command that stores what looks like a seed as text.
+func asSecret(l vault.Label) string { return "solekey put " + string(l) + " --kind secret" }
+
+// guardFields marks the fields that never leave: those whose names say that
+// they make codes or keys, and seeds under any name.
+func guardFields(fs []vault.Field) {
+	for i := range fs {
+		f := &fs[i]
+		f.Never = f.Name != "value" && (catalog.IsSecretField(f.Name) || catalog.IsSeedURI(string(f.Value)))
+	}
 }
 
 func fieldName(s string) bool {
@@ -274,254 +235,64 @@ func hasLabel(ctx context.Context, k *vault.Keeper, i vault.Info, l vault.Label)
 	return false, nil
 }
 
-// readValues fills the fields of e from stdin, a file or the terminal.
-func (a *app) readValues(ctx context.Context, e *vault.NewEntry, f putFlags) error {
-	switch {
-	case f.stdin:
-		if isTerminal(a.stdin) {
-			return failf(exitUsage, "stdin is a terminal; leave --stdin out for a hidden prompt")
-		}
-		return a.readStdin(e, f)
-	case f.file != "":
-		if err := a.readFile(e, f); err != nil {
-			return err
-		}
-		if len(f.fields) == 0 {
-			return a.checkValues(e, f)
-		}
-	}
-	t, err := openTerminal()
-	if err != nil {
-		return needsFlag("the value is asked for hidden", "--stdin, or --file PATH")
-	}
-	defer t.Close()
-	if err := a.askValues(ctx, t, e, f); err != nil {
-		wipeFields(e.Fields)
-		return err
-	}
-	return a.checkValues(e, f)
-}
-
-func (a *app) readStdin(e *vault.NewEntry, f putFlags) error {
-	limit := (vault.MaxValue + 2) * (1 + len(f.fields))
-	b, err := io.ReadAll(io.LimitReader(a.stdin, int64(limit)+1))
-	if err != nil {
-		return failf(exitUsage, "stdin cannot be read")
-	}
-	if len(f.fields) == 0 {
-		e.Fields = []vault.Field{{Name: "value", Value: trimNewline(b, f.raw)}}
-		return a.checkValues(e, f)
-	}
-	names := append([]string{"value"}, f.fields...)
-	lines := bytes.SplitN(trimNewline(b, f.raw), []byte("\n"), len(names))
-	if len(lines) != len(names) {
-		return failf(exitUsage, "stdin has %s for %s", count(len(lines), "line"), count(len(names), "field"))
-	}
-	for i, name := range names {
-		e.Fields = append(e.Fields, vault.Field{Name: name, Value: bytes.TrimSuffix(lines[i], []byte("\r"))})
-	}
-	return a.checkValues(e, f)
-}
-
-func (a *app) readFile(e *vault.NewEntry, f putFlags) error {
-	file, err := os.Open(f.file)
-	if err != nil {
-		return failf(exitUsage, "--file: %v", err)
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, vault.MaxValue+3))
-	if err != nil {
-		return failf(exitUsage, "--file: %v", err)
-	}
-	e.Fields = append(e.Fields, vault.Field{Name: "value", Value: trimNewline(b, f.raw)})
-	return nil
-}
-
-// trimNewline drops exactly one final newline.
-func trimNewline(b []byte, raw bool) []byte {
-	if raw {
-		return b
-	}
-	if cut, ok := bytes.CutSuffix(b, []byte("\r\n")); ok {
-		return cut
-	}
-	return bytes.TrimSuffix(b, []byte("\n"))
-}
-
-// askValues asks for what is missing, and for a code of a seed.
-func (a *app) askValues(ctx context.Context, t *terminal, e *vault.NewEntry, f putFlags) error {
-	if f.file == "" {
-		what := "value for " + string(e.Label)
-		switch e.Kind {
-		case vault.KindTOTP:
-			what = "otpauth:// URI or base32 secret for " + string(e.Label)
-		case vault.KindLogin:
-			what = "password for " + string(e.Label)
-		}
-		b, err := t.secret(ctx, what)
-		if err != nil {
-			return err
-		}
-		e.Fields = append(e.Fields, vault.Field{Name: "value", Value: b})
-		becomeSeed(e, b)
-	}
-	if e.Kind == vault.KindTOTP {
-		if err := a.enrol(ctx, t, e.Fields[0].Value); err != nil {
-			return err
-		}
-		return t.settled()
-	}
-	names := f.fields
-	if e.Kind == vault.KindLogin && len(names) == 0 {
-		names = []string{"username", "url"}
-	}
-	for _, name := range names {
-		b, err := askField(ctx, t, name, len(f.fields) == 0)
-		if err != nil {
-			return err
-		}
-		if len(b) > 0 || len(f.fields) > 0 {
-			e.Fields = append(e.Fields, vault.Field{Name: name, Value: b})
-		}
-	}
-	return t.settled()
-}
-
-// askField asks for a further field: visible where it is no secret.
-func askField(ctx context.Context, t *terminal, name string, mayskip bool) ([]byte, error) {
-	question := name
-	if mayskip {
-		question += " (Enter skips)"
-	}
-	switch name {
-	case "username", "url", "email", "account":
-		s, err := t.ask(ctx, question+": ")
-		return []byte(s), err
-	}
-	return t.secret(ctx, question)
-}
-
-// becomeSeed makes the entry a totp one if nothing else was said and the
-// value is plainly a seed: a seed must not become a readable secret.
-func becomeSeed(e *vault.NewEntry, value []byte) {
-	if e.Kind == 0 && len(value) <= maxKeyFile && totp.LooksLike(string(value)) == "totp" {
-		e.Kind = vault.KindTOTP
-	}
-}
-
-// enrolTries is how often a code may be typed; enrolSteps how far the clocks
-// may be apart, in steps.
-const (
-	enrolTries = 3
-	enrolSteps = 10
-)
-
-// enrol compares a code that a person types with the seed, before it is
-// sealed: afterwards the owner cannot read it to find out.
-func (a *app) enrol(ctx context.Context, t *terminal, text []byte) error {
-	seed, err := totp.Parse(string(text))
-	if err != nil {
-		return seedError(err)
-	}
-	defer seed.Wipe()
-	for range enrolTries {
-		typed, err := t.ask(ctx, "type the code the site shows (Enter skips): ")
-		if err != nil {
-			return err
-		}
-		typed = strings.ReplaceAll(typed, " ", "")
-		if typed == "" {
-			return nil
-		}
-		if steps, ok := drift(seed, typed, a.now()); ok {
-			if steps != 0 {
-				t.printf("the code matches, but the clocks are about %s apart: check the time of this machine\n", time.Duration(max(steps, -steps))*seed.Period())
-			}
-			return nil
-		}
-		t.printf("this is not a code of that seed\n")
-	}
-	return &failure{exit: exitExists, word: "not_confirmed", message: "the codes do not match the seed; nothing was stored"}
-}
-
-// drift finds the step, counted from now, whose code was typed.
-func drift(seed totp.Seed, typed string, now time.Time) (steps int, ok bool) {
-	for n := 0; n <= enrolSteps; n++ {
-		for _, s := range []int{n, -n} {
-			code, err := seed.Code(now.Add(time.Duration(s) * seed.Period()))
-			if err == nil && strings.EqualFold(code.Digits, typed) {
-				return s, true
-			}
-		}
-	}
-	return 0, false
-}
-
-func seedError(err error) error {
-	return failf(exitUsage, "%v", err).hint("store the otpauth:// URI or the base32 secret that the site shows")
-}
-
-// checkValues judges what was read.
-func (a *app) checkValues(e *vault.NewEntry, f putFlags) error {
-	for _, x := range e.Fields {
-		name := string(e.Label)
-		if x.Name != "value" {
-			name += "#" + x.Name
-		}
-		switch {
-		case len(x.Value) == 0:
-			return failf(exitUsage, "%s: the value is empty", name)
-		case len(x.Value) > vault.MaxValue:
-			return failf(exitUsage, "%s: the value is longer than 64 KiB", name)
-		case !f.binary && !utf8.Valid(x.Value):
-			return failf(exitUsage, "%s: the value is not UTF-8", name).hint("--binary")
-		}
-		if len(bytes.TrimSpace(x.Value)) != len(x.Value) && e.Kind != vault.KindTOTP && !f.raw {
-			a.warn("%s: the value starts or ends with a blank; it is kept", name)
-		}
-	}
-	return nil
-}
-
-func wipeFields(fs []vault.Field) {
-	for _, f := range fs {
-		clear(f.Value)
-	}
-}
-
-// judge settles the kind of an entry and the hosts that go with its name.
+// judge settles the kind of an entry and the hosts that go with its name. A
+// seed is one by how it begins, or by its name and alphabet; only --kind
+// secret stores it as text.
 func (f *putFlags) judge(e *vault.NewEntry) (catalog.Hint, error) {
-	value := e.Fields[0].Value
-	becomeSeed(e, value)
+	value := string(e.Fields[0].Value)
+	hint := catalog.Guess(string(e.Label), value, nil)
+	uri := catalog.IsSeedURI(value)
 	if e.Kind == 0 {
-		switch totp.LooksLike(string(value[:min(len(value), maxKeyFile)])) {
-		case "hotp":
-			return catalog.Hint{}, failf(exitUsage, "counter-based codes are not supported")
-		case "migration":
-			return catalog.Hint{}, failf(exitUsage, "this holds several accounts: export one account at a time")
-		}
 		e.Kind = vault.KindSecret
-	}
-	if e.Kind == vault.KindTOTP {
-		if f.exposure != "" {
-			return catalog.Hint{}, failf(exitUsage, "this is a seed, which never leaves; --kind secret stores it as text")
+		if uri || hint.Kind == catalog.TOTP {
+			e.Kind = vault.KindTOTP
 		}
-		seed, err := totp.Parse(string(value))
-		if err != nil {
-			return catalog.Hint{}, seedError(err)
-		}
-		defer seed.Wipe()
-		return catalog.Hint{Notes: []string{seedWords(seed)}}, nil
 	}
-	if f.noHosts || f.binary {
+	switch {
+	case e.Kind == vault.KindTOTP:
+		return f.judgeSeed(e, hint)
+	case uri && e.Kind != vault.KindSecret:
+		return catalog.Hint{}, failf(exitUsage, "this is a seed of one-time codes, which is kept under a label of its own").hint("solekey put " + string(e.Label) + "/otp --otp")
+	case uri:
+		return catalog.Hint{Warn: true, Notes: []string{seedAsText}}, nil
+	case f.noHosts || f.binary:
 		return catalog.Hint{}, nil
 	}
-	hint := catalog.Guess(string(e.Label), string(value), nil)
 	if len(e.Hosts) == 0 {
 		e.Hosts = hint.Hosts
 		e.Placement = cmp.Or(e.Placement, hint.Placement)
 	}
 	return hint, nil
+}
+
+// seedAsText warns of a seed that is stored as a secret because it was asked
+// for.
+const seedAsText = "this is a seed of one-time codes; as a secret it can be read"
+
+// judgeSeed checks a seed as the vault will.
+func (f *putFlags) judgeSeed(e *vault.NewEntry, hint catalog.Hint) (catalog.Hint, error) {
+	if f.exposure != "" {
+		return catalog.Hint{}, failf(exitUsage, "this is a seed, which never leaves").hint(asSecret(e.Label))
+	}
+	if len(e.Fields) > 1 {
+		return catalog.Hint{}, failf(exitUsage, "this is a seed, which has no further fields").hint(asSecret(e.Label))
+	}
+	switch hint.Reason {
+	case catalog.ReasonCounter:
+		return catalog.Hint{}, failf(exitUsage, "counter-based codes are not supported").hint(asSecret(e.Label))
+	case catalog.ReasonMigration:
+		return catalog.Hint{}, failf(exitUsage, "this holds several accounts: export one account at a time").hint(asSecret(e.Label))
+	}
+	seed, err := totp.Parse(string(e.Fields[0].Value))
+	if err != nil {
+		bad := seedError(err)
+		if f.held {
+			bad.message = string(e.Label) + " holds a seed, and this is none: " + bad.message
+		}
+		return catalog.Hint{}, bad.hint(asSecret(e.Label))
+	}
+	defer seed.Wipe()
+	return catalog.Hint{Notes: []string{seedWords(seed)}}, nil
 }
 
 // seedWords describes a seed: issuer, account, digits and period.
@@ -548,6 +319,7 @@ func (a *app) store(ctx context.Context, k *vault.Keeper, targets []vault.Info, 
 		if err != nil {
 			return err
 		}
+		r.Never = neverFields(e)
 		rows = append(rows, r)
 		a.stored(r)
 	}
@@ -578,6 +350,17 @@ func storedIn(ctx context.Context, k *vault.Keeper, i vault.Info, s vault.Stored
 	return r, nil
 }
 
+// neverFields names the further fields of an entry that never leave.
+func neverFields(e vault.NewEntry) []string {
+	var out []string
+	for _, f := range e.Fields {
+		if f.Never {
+			out = append(out, f.Name)
+		}
+	}
+	return out
+}
+
 func (a *app) stored(r storedRow) {
 	rest := fmt.Sprintf("%s v%d in %s  %s", r.Label, r.Version, r.Identity, r.Exposure)
 	if len(r.Hosts) > 0 {
@@ -588,6 +371,9 @@ func (a *app) stored(r storedRow) {
 	}
 	if r.Expires != "" {
 		rest += "  expires " + dayOf(r.Expires)
+	}
+	if len(r.Never) > 0 {
+		rest += "  (never given out: " + strings.Join(r.Never, ", ") + ")"
 	}
 	if len(r.Notes) > 0 {
 		rest += "  (" + strings.Join(r.Notes, "; ") + ")"

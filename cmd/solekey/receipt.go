@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/solekey/solekey/vault"
@@ -30,11 +31,17 @@ func (a *app) revoke(ctx context.Context, k *vault.Keeper, i vault.Info, r vault
 		}
 	}
 	var path string
+	var unkept error
 	r.Keep = func(rec vault.Receipt) error {
-		var err error
-		path, err = keepReceipt(dir, rec)
+		kept, err := keepReceipt(dir, rec)
+		if err == nil {
+			path = kept
+		}
 		if extra != "" {
 			err = errors.Join(err, writeReceipt(extra, rec))
+		}
+		if err != nil {
+			unkept = err
 		}
 		return err
 	}
@@ -49,7 +56,23 @@ func (a *app) revoke(ctx context.Context, k *vault.Keeper, i vault.Info, r vault
 	} else {
 		a.printReceipt(rec, i, path)
 	}
+	if unkept != nil && errors.Is(err, unkept) {
+		return receiptLost(unkept, i.Name)
+	}
 	return err
+}
+
+// receiptLost is the error of a revocation that is in effect although its
+// receipt could not be written.
+func receiptLost(err error, name string) error {
+	f := failf(exitInternal, "the keys are closed; only the receipt was not written%s", because(err))
+	if errors.Is(err, syscall.ENOSPC) {
+		f = failf(exitUnavailable, "the keys are closed; only the receipt was not written: the disk is full")
+	}
+	if name == "" {
+		return f.hint("solekey doctor")
+	}
+	return f.hint("solekey audit tail --identity " + name + "     (what the keys were given)")
 }
 
 // keepReceipt writes a receipt into the data directory under a name of its

@@ -32,7 +32,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if a.conf.envKey != "" {
 		a.conf.envHidden = harden.ScrubEnv(envAPIKey)
 	}
-	if err := guard(args); err != nil {
+	loud, err := a.hide()
+	defer loud()
+	if err == nil {
+		err = guard(args)
+	}
+	if err != nil {
 		a.conf.asJSON = hasWord(args, "--json")
 		return a.fail(err)
 	}
@@ -44,7 +49,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	err = root.ExecuteContext(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = errInterrupted
 	}
@@ -52,6 +57,21 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		a.conf.asJSON = hasWord(args, "--json") // flags after a faulty one are not parsed
 	}
 	return a.fail(err)
+}
+
+// hide keeps the memory of this process from others, before any key is read:
+// no core, no tracing, no dump of goroutines. The caller calls stop at the
+// end.
+func (a *app) hide() (stop func(), err error) {
+	stop, ok := harden.Quiet()
+	if err := harden.Process(); err != nil {
+		return stop, failf(exitInternal, "protecting the process: %v", err)
+	}
+	if !ok {
+		return stop, failf(exitUsage, "GOTRACEBACK asks for a core of this process, which would hold keys").
+			hint("unset GOTRACEBACK")
+	}
+	return stop, nil
 }
 
 // newRoot returns the tree of commands.
@@ -80,7 +100,7 @@ everything else is fetched from it by label over MCP.`,
 		putCommand(a), generateCommand(a), listCommand(a), rmCommand(a),
 		getCommand(a), codeCommand(a), mcpCommand(a),
 		profileCommand(a), versionCommand(a), completionCommand(),
-		// import, audit and doctor register here.
+		importCommand(a), auditCommand(a), doctorCommand(a),
 	)
 	a.completeGlobals(root)
 	return root

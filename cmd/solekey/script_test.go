@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 			return os.Mkdir(filepath.Join(e.WorkDir, "home"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mcpcall": mcpCall, "exits": exits, "mode": mode, "hides": hides, "jsonkeys": jsonKeys, "keep": keep,
+			"mcpcall": mcpCall, "exits": exits, "mode": mode, "hides": hides, "jsonkeys": jsonKeys, "keep": keep, "pty": ptyRun,
 		},
 	})
 }

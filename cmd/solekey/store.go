@@ -8,11 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/solekey/solekey/identity"
-	"github.com/solekey/solekey/internal/harden"
 	"github.com/solekey/solekey/internal/keyring"
 	"github.com/solekey/solekey/vault"
+	"github.com/solekey/solekey/vault/storage"
 	"github.com/solekey/solekey/vault/storage/bolt"
 )
 
@@ -21,12 +22,8 @@ import (
 // text that was put away before.
 const pendingName = "init.pending"
 
-// ring opens what keeps root text and agent keys. From here on the process
-// handles secrets, so it hides its memory from others first.
+// ring opens what keeps root text and agent keys.
 func (a *app) ring() (*keyring.Ring, error) {
-	if err := harden.Process(); err != nil {
-		return nil, failf(exitInternal, "protecting the process: %v", err)
-	}
 	dir, err := a.conf.configPath()
 	if err != nil {
 		return nil, err
@@ -61,21 +58,139 @@ func (a *app) owner() (*vault.Keeper, error) {
 // openStore opens the store in dir: no lock is taken and no root is read
 // before a call needs them.
 func (a *app) openStore(dir string) (*vault.Keeper, error) {
+	return a.openWith(dir, bolt.Options{})
+}
+
+// openWith is openStore with options of the engine.
+func (a *app) openWith(dir string, o bolt.Options) (*vault.Keeper, error) {
 	ring, err := a.ring()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, pendingName)); err == nil {
-		return nil, failf(exitUnavailable, "the set-up of the store in %s was interrupted", tilde(dir)).hint(initHint(a, dir))
+	if err := isPlace(dir); err != nil {
+		return nil, err
 	}
-	b, err := bolt.Open(dir, bolt.Options{})
-	if errors.Is(err, fs.ErrNotExist) {
+	_, err = os.Lstat(filepath.Join(dir, pendingName))
+	pending := err == nil
+	b, err := bolt.Open(dir, o)
+	if errors.Is(err, fs.ErrNotExist) && !pending {
 		return nil, failf(exitUnavailable, "no store in %s", tilde(dir)).hint(initHint(a, dir))
+	}
+	if errors.Is(err, fs.ErrNotExist) || err == nil && pending && isEmpty(b) {
+		if b != nil {
+			_ = b.Close()
+		}
+		return nil, failf(exitUnavailable, "the set-up of the store in %s was interrupted", tilde(dir)).hint(initHint(a, dir))
 	}
 	if err != nil {
 		return nil, err
 	}
 	return vault.Open(b, rootFrom(ring), vault.Options{Now: a.now}), nil
+}
+
+// isEmpty reports that a store holds no identity: the marker of an
+// interrupted set-up counts in such a one only. Beside identities it is stale
+// or a stranger's, and must not keep anybody from revoking.
+func isEmpty(b *bolt.Store) bool {
+	found, err := b.Identities(context.Background(), identity.ID{}, 1)
+	return err == nil && len(found) == 0
+}
+
+// isPlace refuses a data directory that is something else.
+func isPlace(dir string) error {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		return failf(exitUnavailable, "the data directory %s is not a directory", tilde(dir)).hint("solekey --home DIR COMMAND", "unset "+envHome)
+	}
+	return nil
+}
+
+// The waits of a command that must get through. After waitTold it says whom
+// it waits for.
+const (
+	waitLong = 30 * time.Second
+	waitTold = 2 * time.Second
+)
+
+// patient opens the store for a command that must get through: it waits long
+// for its turn, and says whom it waits for.
+func (a *app) patient(ctx context.Context) (*vault.Keeper, error) {
+	dir, err := a.storeDir()
+	if err != nil {
+		return nil, err
+	}
+	k, err := a.openStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	_, err = k.Identities(ctx) // waits as long as every command
+	if !errors.Is(err, storage.ErrUnavailable) {
+		return k, nil // what is wrong shows at the next call
+	}
+	if err := k.Close(); err != nil {
+		return nil, err
+	}
+	a.warn("waiting for %s, at most %v", holder(err).who(), waitLong)
+	return a.openWith(dir, bolt.Options{TurnTimeout: waitLong - waitTold})
+}
+
+// turn is who has the turn in the data directory, as the engine's error names
+// it; the zero turn is unknown.
+type turn struct{ pid, since string }
+
+// holder finds the process that an error of the engine names.
+func holder(err error) turn {
+	if err == nil || !errors.Is(err, storage.ErrUnavailable) {
+		return turn{}
+	}
+	_, rest, ok := strings.Cut(err.Error(), "held by ")
+	words := strings.Fields(rest)
+	if !ok || len(words) < 4 || (words[0] != "pid" && words[0] != "process") || words[2] != "since" || strings.Trim(words[1], "0123456789") != "" {
+		return turn{}
+	}
+	return turn{pid: words[1], since: strings.TrimRight(words[3], ":,;")}
+}
+
+func (t turn) who() string {
+	if t.pid == "" {
+		return "another process, which holds the store"
+	}
+	return fmt.Sprintf("process %s, which holds the store since %s", t.pid, t.since)
+}
+
+// find returns the identity of this name or ID. Names of damaged identities
+// are not known, so where there are some, nobody can say that the name is
+// none.
+func (a *app) find(ctx context.Context, k *vault.Keeper, name string) (vault.Info, error) {
+	if _, err := identity.ParseID(name); err != nil && identity.CheckName(name) != nil {
+		return vault.Info{}, failf(exitUsage, "not the name of an identity: %v", identity.ErrMalformedName).hint("solekey identity list")
+	}
+	info, err := k.Find(ctx, name)
+	if errors.Is(err, vault.NotFound) {
+		if hidden := a.unreadable(ctx, k); hidden != nil {
+			return vault.Info{}, hidden
+		}
+	}
+	return info, err
+}
+
+// unreadable says how many identities cannot be opened, as the reason for not
+// finding one; nil if all can.
+func (a *app) unreadable(ctx context.Context, k *vault.Keeper) error {
+	all, err := k.Identities(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, i := range all {
+		if i.Damaged {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return failf(exitUnavailable, "no such identity among those that can be read, and %s cannot be opened", count(n, "identity")).hint("solekey doctor")
 }
 
 // initHint is the command that makes a store in dir.
@@ -130,7 +245,7 @@ func (a *app) several(ctx context.Context, k *vault.Keeper) ([]vault.Info, error
 		if err != nil {
 			return nil, missingProfile(a.conf.profile, err)
 		}
-		info, err := k.Find(ctx, p.ID)
+		info, err := a.find(ctx, k, p.ID)
 		return []vault.Info{info}, err
 	}
 	active, err := a.active(ctx, k)
@@ -138,6 +253,9 @@ func (a *app) several(ctx context.Context, k *vault.Keeper) ([]vault.Info, error
 	case err != nil:
 		return nil, err
 	case len(active) == 0:
+		if err := a.unreadable(ctx, k); err != nil {
+			return nil, err
+		}
 		return nil, failf(exitNotFound, "no identity yet").hint("solekey identity create NAME")
 	case len(active) == 1:
 		return active, nil
@@ -157,7 +275,7 @@ func (a *app) named(ctx context.Context, k *vault.Keeper) ([]vault.Info, error) 
 	}
 	for _, name := range a.conf.identities {
 		if !strings.ContainsAny(name, "*?") {
-			info, err := k.Find(ctx, name)
+			info, err := a.find(ctx, k, name)
 			if err != nil {
 				return nil, err
 			}
@@ -166,19 +284,23 @@ func (a *app) named(ctx context.Context, k *vault.Keeper) ([]vault.Info, error) 
 		}
 		glob, err := identity.ParseGlob(name)
 		if err != nil {
-			return nil, failf(exitUsage, "--identity: not a name or glob")
+			return nil, failf(exitUsage, "--identity: not a name or glob").hint("solekey identity list")
 		}
 		active, err := a.active(ctx, k)
 		if err != nil {
 			return nil, err
 		}
-		before := len(out)
+		matched := false
 		for _, i := range active {
 			if glob.Match(i.Name) {
+				matched = true
 				add(i)
 			}
 		}
-		if len(out) == before && len(seen) == 0 {
+		if !matched {
+			if err := a.unreadable(ctx, k); err != nil {
+				return nil, err
+			}
 			return nil, failf(exitNotFound, "no identity matches --identity").hint("solekey identity list")
 		}
 	}

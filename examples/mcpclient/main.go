@@ -31,6 +31,9 @@ func run(args []string, stdout, stderr io.Writer) error {
 	program := flags.String("solekey", "solekey", "path of the solekey program")
 	show := flags.Bool("show", false, "print the value")
 	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
 		return err
 	}
 	c, err := start(stderr, *program, "mcp", "--profile", *profile)
@@ -114,20 +117,24 @@ func (c *client) talk(out io.Writer, label string, show bool) error {
 	return err
 }
 
-// tool calls a tool and decodes its structured result.
+// tool calls a tool and decodes its result, which is JSON in a text.
 func (c *client) tool(name string, args, result any) error {
 	var r struct {
-		IsError           bool
-		StructuredContent json.RawMessage
+		IsError bool
+		Content []struct{ Text string }
 	}
 	if err := c.call("tools/call", map[string]any{"name": name, "arguments": args}, &r); err != nil {
 		return err
 	}
+	if len(r.Content) != 1 {
+		return fmt.Errorf("%s: no result", name)
+	}
+	text := []byte(r.Content[0].Text)
 	if !r.IsError {
-		return json.Unmarshal(r.StructuredContent, result)
+		return json.Unmarshal(text, result)
 	}
 	var refusal struct{ Message, Hint string }
-	if err := json.Unmarshal(r.StructuredContent, &refusal); err != nil {
+	if err := json.Unmarshal(text, &refusal); err != nil {
 		return err
 	}
 	return fmt.Errorf("%s: %s %s", name, refusal.Message, refusal.Hint)

@@ -11,6 +11,8 @@
 // key of one provider must not be bound to the host of another.
 package catalog
 
+import "strings"
+
 // Kind is what a variable holds.
 type Kind string
 
@@ -116,19 +118,20 @@ func skip(k Kind, reason string) Hint { return Hint{Kind: k, Action: Skip, Reaso
 
 // refuse sorts out what is no value at all, or none that can be taken.
 func refuse(n name, text string) (Hint, bool) {
+	seed := seedText(text)
 	switch {
 	case text == "":
 		return skip(None, ReasonEmpty), true
 	case hasFoldPrefix(text, "solekey://", "op://", "vault:"):
 		return skip(None, ReasonReference), true
-	case isPlaceholder(text):
+	case isPlaceholder(text) && !IsSeedURI(text):
 		if n.secret {
 			return skip(Secret, ReasonPlaceholder), true
 		}
 		return skip(None, ReasonPlaceholder), true
-	case hasFoldPrefix(text, "otpauth://hotp/", "otpauth://hotp?"):
+	case hasFoldPrefix(strings.TrimPrefix(strings.ToLower(seed[:min(len(seed), 24)]), "apple-"), "otpauth://hotp/", "otpauth://hotp?"):
 		return skip(None, ReasonCounter), true
-	case hasFoldPrefix(text, "otpauth-migration:"):
+	case hasFoldPrefix(seed, "otpauth-migration:"):
 		return skip(None, ReasonMigration), true
 	}
 	return Hint{}, false

@@ -87,6 +87,10 @@ var judged = []struct {
 	{"A_OTP", "JBSWY3DPEHPK3PX1", secret}, {"A_KEY", "JBSWY3DPEHPK3PXP", secret}, {"OTP_DIGITS", "6", config},
 	{"VITE_OTP", "JBSWY3DPEHPK3PXP", catalog.Hint{Kind: catalog.TOTP, Action: catalog.Import, Notes: []string{"this name ships it to browsers"}, Warn: true}},
 	{"A_OTP", "otpauth://hotp/x?secret=JBSWY3DPEHPK3PXP&counter=0", skip(catalog.None, "counter-based codes are not supported")},
+	{"A", "apple-otpauth://totp/x?secret=JBSWY3DPEHPK3PXP", seed}, {"A", "\ufeffAPPLE-OTPAUTH://totp/x", seed}, {"A", "\u200botpauth://totp/" + strings.Repeat("x", 9000), seed},
+	{"A", "otpauth://totp/x?secret=...", seed}, {"LOG_LEVEL", "steam://x", seed},
+	{"A", "apple-otpauth://hotp/x?secret=JBSWY3DPEHPK3PXP", skip(catalog.None, "counter-based codes are not supported")},
+	{"A", "\ufeffotpauth-migration://offline?data=x", skip(catalog.None, "export one account at a time")},
 	{"A_OTP", "otpauth-migration://offline?data=x", skip(catalog.None, "export one account at a time")},
 
 	// Settings, whatever the name.
@@ -427,5 +431,35 @@ func BenchmarkGuess(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		catalog.Guess("SERVICE_KEY", "sk-proj-"+tail+tail, siblings)
+	}
+}
+
+func TestSeedURIsAreKnownByTheirBeginning(t *testing.T) {
+	long := strings.Repeat("x", 1<<16)
+	for _, s := range []string{
+		"otpauth://totp/x?secret=A", "otpauth://hotp/x", "otpauth:totp", "OtpAuth://" + long, "apple-otpauth://totp/x", "otpauth-migration://offline?data=" + long,
+		"steam://A", " \r\n\totpauth://x", "\ufeffotpauth://x", "\u200b \u200bsteam://x", "\u00a0otpauth://x",
+	} {
+		if !catalog.IsSeedURI(s) {
+			t.Errorf("IsSeedURI(%.40q) = false, want true", s)
+		}
+	}
+	for _, s := range []string{"", "otpauth", "steam", "https://otpauth://x", "xotpauth://x", "JBSWY3DPEHPK3PXP", long} {
+		if catalog.IsSeedURI(s) {
+			t.Errorf("control: IsSeedURI(%.40q) = true, want false", s)
+		}
+	}
+}
+
+func TestSecretFields(t *testing.T) {
+	for _, s := range []string{"seed", "otp", "totp", "backup_codes", "recovery_codes", "private_key", "SEED"} {
+		if !catalog.IsSecretField(s) {
+			t.Errorf("IsSecretField(%q) = false, want true", s)
+		}
+	}
+	for _, s := range []string{"", "value", "username", "url", "public_key", "seeds"} {
+		if catalog.IsSecretField(s) {
+			t.Errorf("control: IsSecretField(%q) = true, want false", s)
+		}
 	}
 }

@@ -103,10 +103,7 @@ func isRandom(text string) bool {
 // isSeed reports whether a value is, or may well be, a seed of one-time
 // codes.
 func isSeed(n name, text string) bool {
-	if hasFoldPrefix(text, "otpauth:", "steam://") {
-		return true
-	}
-	return n.otp && isBase32(text)
+	return IsSeedURI(text) || n.otp && isBase32(text)
 }
 
 // isBase32 reports whether text has 16 characters of base32 or more, as sites

@@ -6,7 +6,12 @@
 // before, or against swap.
 package harden
 
-import "os"
+import (
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+)
 
 // ScrubEnv removes the named variables from the environment of this process
 // and its future children. On Linux it also overwrites their values in the
@@ -28,3 +33,43 @@ func ScrubEnv(names ...string) bool {
 // /proc/self/mem and environ by processes of the same user. It returns what
 // the system refused, after trying everything.
 func Process() error { return protect() }
+
+// Quiet keeps what the goroutines hold out of the program's output. The
+// signals at which the Go runtime would print every goroutine, with the words
+// of its arguments, act as a request to terminate; a second one is not
+// answered by a dump either. Faults of the program itself are not changed.
+//
+// It reports false if GOTRACEBACK asks for a core of the process, which cannot
+// be turned off from inside. Call stop at the end.
+func Quiet() (stop func(), ok bool) {
+	debug.SetTraceback("none") // the runtime goes no lower than GOTRACEBACK, whose default is one goroutine
+	asked := os.Getenv("GOTRACEBACK")
+	return divert(), asked != "crash" && asked != "wer"
+}
+
+// divert turns the signals of dumps into the one that asks to terminate.
+func divert() (stop func()) {
+	signals := dumping()
+	if len(signals) == 0 { // Notify would take every signal
+		return func() {}
+	}
+	in := make(chan os.Signal, 1)
+	signal.Notify(in, signals...)
+	over := make(chan struct{})
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-in:
+				terminate()
+			}
+		}
+	})
+	return func() {
+		signal.Stop(in)
+		close(over)
+		wait.Wait()
+	}
+}

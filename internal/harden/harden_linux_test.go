@@ -41,6 +41,9 @@ func obey(order string) any {
 		return harden.ScrubEnv("SECRET_KEY", "SECRET_KEY_2", "ABSENT")
 	case "get":
 		return os.Getenv("SECRET_KEY") + os.Getenv("SECRET_KEY_2") + ";" + os.Getenv("SECRET_KEY_20")
+	case "quiet":
+		_, ok := harden.Quiet() // until the end of the process
+		return ok
 	case "protect":
 		return harden.Process()
 	case "limits":
@@ -157,5 +160,14 @@ func TestProcessForbidsCoresAndTracing(t *testing.T) {
 	_, err := os.ReadFile("/proc/" + strconv.Itoa(c.pid) + "/environ")
 	if os.Geteuid() != 0 && !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("reading environ of a protected process = %v, want %v", err, fs.ErrPermission)
+	}
+}
+
+func TestQuietRefusesCores(t *testing.T) {
+	for value, want := range map[string]string{"": "true", "single": "true", "all": "true", "crash": "false", "wer": "false"} {
+		t.Setenv("GOTRACEBACK", value)
+		if got := start(t).do("quiet"); got != want {
+			t.Errorf("Quiet with GOTRACEBACK=%s = %s, want %s", value, got, want)
+		}
 	}
 }

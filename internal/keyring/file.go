@@ -16,6 +16,13 @@ func ReadPrivate(path string, limit int64) ([]byte, error) {
 	return readFile(path, limit, checkPrivate)
 }
 
+// ReadOwn returns the content of a file that belongs to this user and that
+// nobody else can change, though others may read it. It refuses anything but
+// a regular file, and more than limit bytes.
+func ReadOwn(path string, limit int64) ([]byte, error) {
+	return readFile(path, limit, checkOwn)
+}
+
 func readFile(path string, limit int64, check func(path string, fi fs.FileInfo) error) ([]byte, error) {
 	f, err := openRegular(path)
 	if err != nil {

@@ -10,5 +10,6 @@ const openFlags = 0
 
 func checkPrivate(string, fs.FileInfo) error    { return nil }
 func checkCredential(string, fs.FileInfo) error { return nil }
+func checkOwn(string, fs.FileInfo) error        { return nil }
 func checkDir(string, fs.FileInfo) error        { return nil }
 func syncDir(string) error                      { return nil }

@@ -7,11 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
-const openFlags = unix.O_NOFOLLOW | unix.O_NONBLOCK
+const openFlags = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
 func owner(fi fs.FileInfo) int {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
@@ -39,6 +37,17 @@ func checkCredential(path string, fi fs.FileInfo) error {
 	}
 	if fi.Mode().Perm()&0o007 != 0 {
 		return fmt.Errorf("%s can be opened by everybody: %w", path, ErrNotPrivate)
+	}
+	return nil
+}
+
+// checkOwn refuses a file of another user, or one that others may change.
+func checkOwn(path string, fi fs.FileInfo) error {
+	if owner(fi) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to another user: copy it to a file of your own: %w", path, ErrNotPrivate)
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s can be changed by others (mode %04o): chmod 600 %[1]s: %[3]w", path, fi.Mode().Perm(), ErrNotPrivate)
 	}
 	return nil
 }

@@ -124,3 +124,24 @@ func TestMuteBusDoesNotHang(t *testing.T) {
 		t.Errorf("later calls took %v, lines %q", d, lines)
 	}
 }
+
+func TestReadOwnTakesWhatNobodyElseCanChange(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "own")
+	if err := os.WriteFile(path, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for mode, ok := range map[os.FileMode]bool{0o600: true, 0o644: true, 0o620: false, 0o602: false} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := keyring.ReadOwn(path, 4); (err == nil && string(b) == "text") != ok || !ok && !errors.Is(err, keyring.ErrNotPrivate) {
+			t.Errorf("ReadOwn of a file with mode %o = %q, %v", mode, b, err)
+		}
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keyring.ReadOwn(path, 3); !errors.Is(err, keyring.ErrTooLarge) {
+		t.Errorf("ReadOwn beyond its limit = %v, want %v", err, keyring.ErrTooLarge)
+	}
+}

@@ -145,10 +145,10 @@ func (o *Outer) OpenEntry(key string, b []byte) (*Entry, error) {
 
 // EntryState is what reads change: the last time step of which a code was
 // given out, and how often the entry was used.
-type EntryState struct{ LastStep, Uses uint64 }
+type EntryState struct{ LastFrom, Uses uint64 }
 
 func (s *EntryState) fields(w *wire) {
-	w.u64(&s.LastStep)
+	w.u64(&s.LastFrom)
 	w.u64(&s.Uses)
 }
 

@@ -59,7 +59,7 @@ func TestRoundTrip(t *testing.T) {
 	opened, err := k.outer.OpenEntry(seal.EntryKey(k.tag), must(k.outer.SealEntry(seal.EntryKey(k.tag), e)))
 	same(t, "OpenEntry", opened, e, err)
 
-	state := seal.EntryState{LastStep: 1 << 40, Uses: 3}
+	state := seal.EntryState{LastFrom: 1 << 40, Uses: 3}
 	gotState, err := k.outer.OpenState(seal.StateKey(k.tag), must(k.outer.SealState(seal.StateKey(k.tag), state)))
 	same(t, "OpenState", gotState, state, err)
 }

@@ -351,7 +351,7 @@ func openings(k *kit) []opening {
 	mailbox := must(seal.SealMailbox(k.pk, k.bind, value))
 	rec := seal.StoreRecord{Gen: 3, Created: 1_795_442_732_000, DefaultExposure: 2, WriteVersion: 1, RecoveryPK: k.recoveryPK}
 	tomb := seal.Tombstone{Shredded: 1_795_442_732_000, AuditOwed: true, Slots: []seal.DeadSlot{{ID: k.key.Slot(), AuthHash: seal.AuthHash(k.key.Auth())}}}
-	state := seal.EntryState{LastStep: 59848091, Uses: 12}
+	state := seal.EntryState{LastFrom: 59848091, Uses: 12}
 	value1, value2 := k.record(inner, seal.FormValue), k.record(mailbox, seal.FormMailbox)
 	removed := k.record(nil, seal.FormNone)
 

@@ -79,6 +79,10 @@ func Verify(ctx context.Context, j storage.Journal, visit func(line int, r Recor
 		}
 	}
 	rep.Head = prev
+	if head.Unknown {
+		rep.problem(0, "the mark of its end is missing: whether the end was cut off is not known")
+		marked = true
+	}
 	if !marked {
 		rep.problem(0, "the log ends at line %d, but line %d was written: the end is missing", rep.Lines, head.Lines)
 	}

@@ -235,14 +235,21 @@ type Journal interface {
 	// Lines yields every line without its LF, the oldest first. Each yielded
 	// slice belongs to the caller. The first error ends the sequence. Lines
 	// appended after the first line was yielded may be left out.
+	//
+	// Beside any number of writers, in any process, Lines yields whole lines
+	// only and a prefix of the log: every line that Append acknowledged before
+	// the first one was asked for, then perhaps later ones, with no line
+	// missing between them. A Head that was returned before is therefore never
+	// ahead of what Lines yields, unless the log was cut from outside.
 	Lines(ctx context.Context) iter.Seq2[[]byte, error]
 	// Head returns the mark of the last line that Append acknowledged. The
 	// mark is kept apart from the lines and written after their sync, so after
 	// a power cut it may be behind the lines, never ahead of them. A log that
 	// ends before its mark, or differs from it there, was cut or changed from
 	// outside: the next Append writes a line with note [NoteGap] first and
-	// goes on; Head keeps returning the old mark until then. A log that is
-	// missing although its mark says that it had lines takes no line at all.
+	// goes on; Head keeps returning the old mark until then. So it is with a
+	// mark that is missing or invalid, which no crash leaves behind: Head
+	// says Unknown. A log file that is missing takes no line at all.
 	Head(ctx context.Context) (Head, error)
 }
 
@@ -251,10 +258,16 @@ type Journal interface {
 type Head struct {
 	Lines uint64
 	Hash  [32]byte
+	// Unknown reports that no valid mark is there, although every log has one
+	// from the start: it was removed or damaged, and the end of the log may be
+	// missing unseen. Lines and Hash are then zero, or what this process
+	// remembers.
+	Unknown bool
 }
 
 // NoteGap is the note of the line that a journal writes when the end of the
-// log it continues was cut off or changed from outside.
+// log it continues was cut off or changed from outside, or when its mark is
+// gone, so that nobody can tell.
 const NoteGap = "the end of the log was missing"
 
 // Backend is a whole engine.

@@ -167,3 +167,19 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkGetSmall reads a header of 16 bytes and no key: what a Get costs
+// beside its copies.
+func BenchmarkGetSmall(b *testing.B) {
+	s, _ := create(b, bolt.Options{})
+	id := identity.ID{1}
+	if _, err := s.Commit(b.Context(), id, 0, storage.Batch{Meta: make([]byte, 16)}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Get(b.Context(), id); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

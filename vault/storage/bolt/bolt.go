@@ -244,10 +244,7 @@ func (s *Store) closeTurn() error {
 
 // enter takes the turn for one call; leave ends the call.
 func (s *Store) enter(ctx context.Context) error {
-	if err := s.usable(); err != nil {
-		return err
-	}
-	if err := s.lease.enter(ctx); err != nil {
+	if err := s.enterFailed(ctx); err != nil {
 		return err
 	}
 	if s.ioError.Load() {
@@ -255,6 +252,14 @@ func (s *Store) enter(ctx context.Context) error {
 		return errIOMarked
 	}
 	return nil
+}
+
+// enterFailed is enter for what may run after a disk error.
+func (s *Store) enterFailed(ctx context.Context) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	return s.lease.enter(ctx)
 }
 
 func (s *Store) leave() { s.lease.leave() }

@@ -73,12 +73,15 @@ func decodeCellsHeader(b []byte) *cellsHeader {
 		}
 	}
 	return &cellsHeader{
-		fileID:  [16]byte(b[12:28]),
+		fileID:  headFileID(b),
 		changes: binary.BigEndian.Uint64(b[28:]),
 		rows:    binary.BigEndian.Uint32(b[36:]),
 		created: int64(binary.BigEndian.Uint64(b[40:])),
 	}
 }
+
+// headFileID returns the file ID in the bytes of a header, valid or not.
+func headFileID(b []byte) [16]byte { return [16]byte(b[12:28]) }
 
 // row is one copy of a cell.
 type row struct {

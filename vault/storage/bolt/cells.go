@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -70,12 +71,23 @@ func (s *Store) PutCell(ctx context.Context, id identity.ID, c storage.Cell) err
 	return nil
 }
 
-// EraseCell implements [storage.Cells].
+// EraseCell implements [storage.Cells]. It also works while the mark of a disk
+// error stops everything else: shredding is the way out on a failing disk.
 func (s *Store) EraseCell(ctx context.Context, id identity.ID) error {
-	if err := s.withCells(ctx, func() error { return s.cells.erase(id) }); err != nil {
+	if err := s.eraseCell(ctx, id); err != nil {
 		return fmt.Errorf("erasing cell: %w", s.cellError(err))
 	}
 	return nil
+}
+
+func (s *Store) eraseCell(ctx context.Context, id identity.ID) error {
+	if err := s.enterFailed(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	g := s.watch.enter()
+	defer s.watch.leave(g)
+	return s.cells.erase(id)
 }
 
 // Erasure implements [storage.Cells].
@@ -306,6 +318,9 @@ func (c *cells) erase(id identity.ID) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.refresh(); err != nil {
+		if c.f != nil && errors.Is(err, storage.ErrDamaged) {
+			return c.eraseBlind(id, err)
+		}
 		return err
 	}
 	at := c.rows[id]
@@ -323,10 +338,85 @@ func (c *cells) erase(id identity.ID) error {
 	gone := row{state: rowErased, seq: r.seq + 1, id: id}
 	rand.Read(gone.z[:]) // never fails, see crypto/rand
 	if err := c.change(at.n, gone); err != nil {
+		if isIO(err) || errors.Is(err, storage.ErrDamaged) {
+			// One copy or a header fails; the other copy is not spared.
+			return fmt.Errorf("%w: %w", errors.Join(err, c.eraseBlind(id, nil)), storage.ErrUnknown)
+		}
 		return err
 	}
 	at.checked.Store(c.epoch)
 	return nil
+}
+
+// eraseBlind overwrites every row that names id in a file whose headers are
+// lost, and leaves the headers as they are. Without such a row it returns why
+// the file cannot be read, as the row may have been one of the unreadable.
+func (c *cells) eraseBlind(id identity.ID, why error) error {
+	rows, err := c.named(id)
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return why
+	}
+	for n := range rows {
+		gone := row{state: rowErased, seq: 1, id: id}
+		rand.Read(gone.z[:]) // never fails, see crypto/rand
+		b := gone.encode(c.lastFileID(n, &gone), n)
+		_, errA := c.f.WriteAt(b[:], rowAt(n))
+		_, errB := c.f.WriteAt(b[:], rowAt(n)+blockSize)
+		if err := errors.Join(errA, errB); err != nil {
+			return fmt.Errorf("writing %s: %w: %w", cellsName, err, storage.ErrUnknown)
+		}
+	}
+	if err := datasync(c.f); err != nil {
+		return fmt.Errorf("syncing %s: %w: %w", cellsName, err, storage.ErrUnknown)
+	}
+	return nil
+}
+
+// named finds the rows that name id in either copy, by the size of the file
+// alone.
+func (c *cells) named(id identity.ID) (map[uint32]bool, error) {
+	if id.IsZero() {
+		return nil, nil
+	}
+	info, err := c.f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w: %w", cellsName, err, storage.ErrDamaged)
+	}
+	rows := make(map[uint32]bool)
+	buf := make([]byte, blockSize)
+	for block := uint32(0); cellsStart+blockSize*int64(block) < info.Size(); block++ {
+		n, err := c.f.ReadAt(buf, cellsStart+blockSize*int64(block))
+		if err != nil && !errors.Is(err, io.EOF) {
+			continue // what cannot be read cannot be found
+		}
+		for i := range uint32(n / rowSize) {
+			if rowID(buf[rowSize*i:]) == id {
+				rows[block/2*rowsPer+i] = true
+			}
+		}
+	}
+	return rows, nil
+}
+
+// lastFileID returns the file ID under which a copy of row n is valid, and
+// gives gone the number after it. If there is none it is the one that the
+// first header still holds.
+func (c *cells) lastFileID(n uint32, gone *row) (fileID [16]byte) {
+	head, a := make([]byte, cellsStart), make([]byte, blockSize+rowSize)
+	_, _ = c.f.ReadAt(head, 0)     // zeros where it cannot be read
+	_, _ = c.f.ReadAt(a, rowAt(n)) // likewise
+	for _, h := range [][]byte{head, head[blockSize:]} {
+		for _, b := range [][]byte{a, a[blockSize:]} {
+			if r, ok := decodeRow(b, headFileID(h), n); ok && r.state != rowFree {
+				gone.seq = r.seq + 1
+				return headFileID(h)
+			}
+		}
+	}
+	return headFileID(head)
 }
 
 // confirmErased makes an erasure durable that a crashed process may have left
@@ -448,6 +538,14 @@ func (c *cells) scan() error {
 
 // learn notes which identity row n belongs to.
 func (c *cells) learn(n uint32, a, b []byte) {
+	if bytes.Equal(a, b) && (a[0] == rowLive || a[0] == rowErased) {
+		// find checks the hash when the cell is asked for.
+		if id := rowID(a); !id.IsZero() {
+			c.next = n + 1
+			c.adopt(id, n)
+			return
+		}
+	}
 	ra, aok := decodeRow(a, c.head.fileID, n)
 	rb, bok := decodeRow(b, c.head.fileID, n)
 	r, ok := merge(ra, rb, aok, bok)
@@ -457,9 +555,7 @@ func (c *cells) learn(n uint32, a, b []byte) {
 		c.learnLost(n, a, b)
 	case r.state != rowFree:
 		c.next = n + 1
-		if c.rows[r.id] == nil {
-			c.rows[r.id] = &cellRow{n: n}
-		}
+		c.adopt(r.id, n)
 	case !bok:
 		c.next = n + 1
 		c.lost++ // copy B is written after copy A, so this is damage
@@ -472,13 +568,18 @@ func (c *cells) learn(n uint32, a, b []byte) {
 func (c *cells) learnLost(n uint32, a, b []byte) {
 	for _, id := range []identity.ID{rowID(a), rowID(b)} {
 		if !id.IsZero() {
-			if c.rows[id] == nil {
-				c.rows[id] = &cellRow{n: n}
-			}
+			c.adopt(id, n)
 			return
 		}
 	}
 	c.lost++
+}
+
+// adopt gives id its row, the first one that names it.
+func (c *cells) adopt(id identity.ID, n uint32) {
+	if c.rows[id] == nil {
+		c.rows[id] = &cellRow{n: n}
+	}
 }
 
 func (c *cells) close() error {

@@ -229,6 +229,77 @@ func TestEraseWorksOnADamagedStoreAndADamagedCell(t *testing.T) {
 	}
 }
 
+// TestEraseWorksWithoutHeaders: what is known of a row is enough to overwrite
+// it. The control is an identity that no row names.
+func TestEraseWorksWithoutHeaders(t *testing.T) {
+	id, other, z := identity.NewID(), identity.NewID(), storage.Cell(run(0x70, 32))
+	_, file := cellStates(t, identity.NewID(), storage.Cell{1}, func(s *bolt.Store) error {
+		return errors.Join(s.PutCell(t.Context(), id, z), s.PutCell(t.Context(), other, storage.Cell(run(0x10, 32))))
+	})
+	for name, damage := range map[string]func(b []byte){
+		"a flipped bit in each": func(b []byte) { b[30] ^= 4; b[bolt.BlockSize+30] ^= 4 },
+		"a lost file ID in one": func(b []byte) { clear(b[:100]); b[bolt.BlockSize+30] ^= 4 },
+		"zeros":                 func(b []byte) { clear(b[:bolt.CellsStart]) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, dir := create(t, bolt.Options{})
+			bad := bytes.Clone(file)
+			damage(bad)
+			s, _, err := cellOf(t, dir, bad, id)
+			if !errors.Is(err, storage.ErrDamaged) {
+				t.Fatalf("Cell = %v, want %v", err, storage.ErrDamaged)
+			}
+			if err := s.EraseCell(t.Context(), identity.NewID()); !errors.Is(err, storage.ErrDamaged) {
+				t.Errorf("EraseCell of no row = %v, want %v", err, storage.ErrDamaged)
+			}
+			for range 2 {
+				if err := s.EraseCell(t.Context(), id); err != nil {
+					t.Fatalf("EraseCell = %v", err)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			after := read(t, filepath.Join(dir, "vault.cells"))
+			if bytes.Contains(after, z[:]) {
+				t.Error("the cell is still in the file")
+			}
+			copy(after, file[:bolt.CellsStart]) // the headers come back
+			s, _, err = cellOf(t, dir, after, id)
+			if want := map[bool]error{true: storage.ErrDamaged, false: storage.ErrErased}[name == "zeros"]; !errors.Is(err, want) {
+				t.Errorf("Cell with its headers back = %v, want %v", err, want)
+			}
+			if got, err := s.Cell(t.Context(), other); err != nil || got != storage.Cell(run(0x10, 32)) {
+				t.Errorf("the other cell gives %v", err)
+			}
+			_ = s.Close()
+		})
+	}
+}
+
+// TestEraseReachesTheCopyThatIsLeft cuts the file between the copies of a row
+// while the store is open.
+func TestEraseReachesTheCopyThatIsLeft(t *testing.T) {
+	id, z := identity.NewID(), storage.Cell(run(0x70, 32))
+	s, dir := create(t, bolt.Options{})
+	path := filepath.Join(dir, "vault.cells")
+	if err := errors.Join(s.PutCell(t.Context(), id, z), os.Truncate(path, bolt.CellsStart+bolt.BlockSize)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(read(t, path), z[:]) {
+		t.Fatal("the cell is not in what is left, so this test shows nothing")
+	}
+	if err := s.EraseCell(t.Context(), id); err != nil && !errors.Is(err, storage.ErrUnknown) {
+		t.Errorf("EraseCell = %v", err)
+	}
+	if bytes.Contains(read(t, path), z[:]) {
+		t.Error("the cell is still in the file")
+	}
+	if err := s.EraseCell(t.Context(), id); err != nil {
+		t.Errorf("EraseCell again = %v", err)
+	}
+}
+
 func TestCrashWithinPutCellLeavesNoTrap(t *testing.T) {
 	id, z := identity.NewID(), storage.Cell(run(0x70, 32))
 	_, after := cellStates(t, id, z, func(s *bolt.Store) error { return s.PutCell(t.Context(), identity.NewID(), z) })

@@ -279,6 +279,10 @@ func (s *Store) apply(h *handle, group []*job) error {
 	}
 	g := s.watch.enter()
 	defer s.watch.leave(g)
+	if err := rescue(h.guard); err != nil {
+		h.dead.Store(true)
+		return errDead
+	}
 	err := rescue(func() error {
 		return h.db.Update(func(tx *bbolt.Tx) error {
 			won := 0

@@ -37,6 +37,22 @@ type handle struct {
 	err      error
 	readOnly error       // why nothing can be written, or nil
 	dead     atomic.Bool // bbolt's locks may be stuck: never call it again
+	metas    []byte      // both root records, mapped apart from bbolt's map; nil where that is not possible
+	second   int         // where the second one lies
+}
+
+// guard reads both root records of the mapped file. bbolt reads them with its
+// locks held, so a file that was cut meanwhile must be met here, where a fault
+// leaves nothing locked.
+func (h *handle) guard() error {
+	if h.metas == nil {
+		return nil
+	}
+	const magic = metaAt
+	if binary.NativeEndian.Uint32(h.metas[magic:]) != metaMagic && binary.NativeEndian.Uint32(h.metas[h.second+magic:]) != metaMagic {
+		return errPanic
+	}
+	return nil
 }
 
 // openDB opens vault.db. It always returns a handle.
@@ -76,7 +92,9 @@ func (s *Store) openInto(h *handle) error {
 	if h.db, err = s.openBolt(path, h); err != nil {
 		return dbOpenError(err)
 	}
-	return h.db.View(checkFormat)
+	h.second = int(p.meta.pageSize)
+	h.metas = mapFile(h.file, 2*h.second)
+	return h.view(checkFormat)
 }
 
 // openBolt opens bbolt over h.file, waiting for its own lock, the second
@@ -176,6 +194,10 @@ func initDB(path string) error {
 
 // close ends the turn's use of the file.
 func (h *handle) close() error {
+	if h.metas != nil {
+		unmapFile(h.metas)
+		h.metas = nil
+	}
 	if h.db == nil {
 		return nil
 	}
@@ -215,6 +237,9 @@ func (h *handle) view(f func(*bbolt.Tx) error) error {
 	}
 	begun := false
 	err := rescue(func() error {
+		if err := h.guard(); err != nil {
+			return err
+		}
 		return h.db.View(func(tx *bbolt.Tx) error {
 			begun = true
 			return f(tx)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"go.etcd.io/bbolt"
 
@@ -116,6 +118,26 @@ func (c *cells) check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Failed says in words why every process refuses to write, or "" if no failure
+// mark stands. It takes no turn, so it does not wait.
+func (s *Store) Failed(ctx context.Context) (reason string, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("reading the failure marks: %w", err)
+	}
+	rec, err := readHolder(s.lease.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a store that was never used has no record
+		return "", fmt.Errorf("reading the failure marks: %w: %w", err, storage.ErrUnavailable)
+	}
+	var reasons []string
+	if rec.flags&flagIO != 0 {
+		reasons = append(reasons, "a disk error was met: nothing is read or written, cells can be erased")
+	}
+	if rec.flags&flagPanic != 0 {
+		reasons = append(reasons, "a write met a damaged structure: the store is read-only")
+	}
+	return strings.Join(reasons, "; "), nil
 }
 
 // ClearFailed takes back the marks that a disk error or a damaged structure

@@ -1,5 +1,12 @@
 package bolt
 
+import (
+	"context"
+	"time"
+
+	"github.com/solekey/solekey/vault/storage"
+)
+
 // Datasync is the sync that the engine uses.
 var Datasync = datasync
 
@@ -24,13 +31,13 @@ func ReencodeCellsHeader(b []byte) []byte {
 	return h.encode()
 }
 
-// ReencodeMark returns the mark of b written anew, or nil.
+// ReencodeMark returns the copy of a mark in b written anew, or nil.
 func ReencodeMark(b []byte) []byte {
-	h, end, ok := decodeMark(b)
+	m, ok := decodeMark(b)
 	if !ok {
 		return nil
 	}
-	return encodeMark(h, end)
+	return m.encode()
 }
 
 // ParseSeq reads the head of a line.
@@ -43,5 +50,27 @@ const (
 	RowSize    = rowSize
 )
 
-// NewMark returns the bytes of a mark.
-var NewMark = encodeMark
+// NewMark returns one copy of a mark.
+func NewMark(serial uint64, h storage.Head, end int64) []byte {
+	return (&mark{serial: serial, lines: h.Lines, hash: h.Hash, end: end}).encode()
+}
+
+// CopySize is the length of one copy of a mark.
+const CopySize = copySize
+
+// DiskError does what the engine does when the medium fails.
+func (s *Store) DiskError(err error) { s.diskError(err) }
+
+// Enter and Leave hold the turn.
+func (s *Store) Enter(ctx context.Context) error { return s.enter(ctx) }
+
+// Leave ends what Enter began.
+func (s *Store) Leave() { s.leave() }
+
+// Watch is the table of running calls.
+type Watch struct{ w watch }
+
+// Enter, Leave and Stalled are those of the table.
+func (w *Watch) Enter() uint32                       { return w.w.enter() }
+func (w *Watch) Leave(g uint32)                      { w.w.leave(g) }
+func (w *Watch) Stalled(now time.Time) time.Duration { return w.w.stalled(now) }

@@ -62,3 +62,14 @@ func syncDir(dir string) error {
 
 // unlockFile drops the lock that bbolt holds on its file.
 func unlockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+
+// mapFile maps the first n bytes of f for reading, or returns nil.
+func mapFile(f *os.File, n int) []byte {
+	b, err := unix.Mmap(int(f.Fd()), 0, n, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func unmapFile(b []byte) { _ = unix.Munmap(b) }

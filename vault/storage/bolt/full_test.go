@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,6 +146,18 @@ func TestFullDiskStillRevokes(t *testing.T) {
 	}
 	if r, err := s.Get(t.Context(), id); err != nil || r.Rev != next+1 || len(r.Meta) != 7000 {
 		t.Errorf("Get = revision %d, %v, want %d", r.Rev, err, next+1)
+	}
+	reserve := filepath.Join(mount, "store", "reserve")
+	for n := byte(2); ; n++ { // until a commit without values finds no free page
+		if _, err := s.Commit(t.Context(), identity.ID{n}, 0, storage.Batch{Meta: make([]byte, storage.MaxMeta)}); err != nil {
+			t.Fatalf("commit %d without values on a full disk = %v", n, err)
+		}
+		if _, err := os.Lstat(reserve); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if n == 200 {
+			t.Fatal("the reserve was never needed, so this test shows nothing")
+		}
 	}
 	if err := s.EraseCell(t.Context(), id); err != nil {
 		t.Errorf("EraseCell on a full disk = %v", err)

@@ -480,7 +480,7 @@ func olderLogs(dir string) ([]string, error) {
 // Head implements [storage.Journal].
 func (s *Store) Head(ctx context.Context) (storage.Head, error) {
 	var h storage.Head
-	err := s.exclusively(ctx, func(j *journal) error { h = j.mark.head; return nil })
+	err := s.exclusively(ctx, func(j *journal) error { h = j.mark.head(); return nil })
 	if err != nil {
 		return storage.Head{}, fmt.Errorf("reading the head of the log: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/solekey/solekey/vault/storage"
@@ -99,7 +100,7 @@ func TestLinesBehindTheMarkAreKept(t *testing.T) {
 	var old []byte
 	s := logged(t, 3, func(dir string, log []byte) {
 		end := bytes.IndexByte(log, '\n') + 1
-		old = bolt.NewMark(storage.Head{Lines: 1, Hash: sha256.Sum256(log[:end-1])}, int64(end))
+		old = bolt.NewMark(1, storage.Head{Lines: 1, Hash: sha256.Sum256(log[:end-1])}, int64(end))
 		write(t, filepath.Join(dir, "audit.head"), old)
 	})
 	if h, err := s.Head(t.Context()); err != nil || h.Lines != 1 {
@@ -113,25 +114,178 @@ func TestLinesBehindTheMarkAreKept(t *testing.T) {
 	}
 }
 
-func TestLostMarkIsMadeFromTheLines(t *testing.T) {
-	for name, change := range map[string]func(path string){
-		"missing": func(path string) { _ = os.Remove(path) },
-		"empty":   func(path string) { write(t, path, nil) },
-		"damaged": func(path string) {
-			b := read(t, path)
-			b[20] ^= 1
-			write(t, path, b)
-		},
+// TestLostMarkIsNoted: without a mark nobody can tell whether the log was cut,
+// so Head says so and the log does, once. The control is a sound mark.
+func TestLostMarkIsNoted(t *testing.T) {
+	flip := func(path string, at ...int) {
+		b := read(t, path)
+		for _, i := range at {
+			b[i] ^= 1
+		}
+		write(t, path, b)
+	}
+	for name, c := range map[string]struct {
+		change  func(path string)
+		unknown bool
+	}{
+		"sound":       {func(string) {}, false},
+		"one damaged": {func(path string) { flip(path, 20) }, false},
+		"two damaged": {func(path string) { flip(path, 20, bolt.CopySize+20) }, true},
+		"missing":     {func(path string) { _ = os.Remove(path) }, true},
+		"empty":       {func(path string) { write(t, path, nil) }, true},
+		"missing, and the log is cut": {func(path string) {
+			_ = os.Remove(path)
+			write(t, filepath.Join(filepath.Dir(path), "audit.jsonl"), nil)
+		}, true},
 	} {
-		s := logged(t, 3, func(dir string, _ []byte) { change(filepath.Join(dir, "audit.head")) })
-		if h, err := s.Head(t.Context()); err != nil || h.Lines != 3 {
-			t.Errorf("%s: Head = %d, %v, want 3", name, h.Lines, err)
+		t.Run(name, func(t *testing.T) {
+			s := logged(t, 3, func(dir string, _ []byte) { c.change(filepath.Join(dir, "audit.head")) })
+			before := uint64(len(lines(t, s)))
+			for range 2 { // looking mends nothing
+				h, err := s.Head(t.Context())
+				if err != nil || h.Unknown != c.unknown || c.unknown != (h.Lines == 0) {
+					t.Errorf("Head = %+v, %v, want unknown %v", h, err, c.unknown)
+				}
+			}
+			want := before
+			if c.unknown {
+				want++
+			}
+			if first, err := s.Append(t.Context(), []byte(body)); err != nil || first != want {
+				t.Errorf("Append = %d, %v, want %d", first, err, want)
+			}
+			app(t, s, 1)
+			all := lines(t, s)
+			if noted := strings.Count(strings.Join(all, ""), storage.NoteGap); noted != int(want-before) || noted == 1 && !strings.Contains(all[before], storage.NoteGap) {
+				t.Errorf("%d notes in %q, want %d", noted, all, want-before)
+			}
+			other, err := bolt.Open(s.Describe().Dir, bolt.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = other.Close() }()
+			if h, err := other.Head(t.Context()); err != nil || h.Unknown || h.Lines != uint64(len(all)) {
+				t.Errorf("Head afterwards = %+v, %v, want %d lines", h, err, len(all))
+			}
+		})
+	}
+}
+
+func TestNewStoreHasAMark(t *testing.T) {
+	s, _ := create(t, bolt.Options{})
+	if h, err := s.Head(t.Context()); err != nil || h != (storage.Head{}) {
+		t.Errorf("Head of a new store = %+v, %v", h, err)
+	}
+}
+
+// TestTornMarkLeavesTheOneBefore tears the write of each of four marks at
+// every byte. What is left is that mark or the one before, and the log goes on
+// without a note.
+func TestTornMarkLeavesTheOneBefore(t *testing.T) {
+	s, dir := create(t, bolt.Options{})
+	path := filepath.Join(dir, "audit.head")
+	states := [][]byte{read(t, path)}
+	for range 4 {
+		app(t, s, 1)
+		states = append(states, read(t, path))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n < len(states); n++ {
+		changed := 0
+		for half := range 2 {
+			at := half * bolt.CopySize
+			if !bytes.Equal(states[n-1][at:at+bolt.CopySize], states[n][at:at+bolt.CopySize]) {
+				changed++
+			}
 		}
-		if first, err := s.Append(t.Context(), []byte(body)); err != nil || first != 3 {
-			t.Errorf("%s: Append = %d, %v, want 3", name, first, err)
+		if changed != 1 {
+			t.Fatalf("mark %d changes %d copies, want 1", n, changed)
 		}
-		if got := lines(t, s); len(got) != 4 {
-			t.Errorf("%s: the log is %q", name, got)
+		for cut := 0; cut <= bolt.CopySize; cut += 5 {
+			torn := bytes.Clone(states[n-1])
+			for at := 0; at < len(torn); at += bolt.CopySize {
+				copy(torn[at:at+cut], states[n][at:])
+			}
+			write(t, path, torn)
+			s, err := bolt.Open(dir, bolt.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, err := s.Head(t.Context()); err != nil || h.Unknown || h.Lines != uint64(n-1) && h.Lines != uint64(n) {
+				t.Fatalf("mark %d torn at %d: Head = %+v, %v", n, cut, h, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestShorterLogAfterAGapIsNotedOnce: after a cut the mark goes back to fewer
+// lines than it had, which the next process must not take for another cut.
+func TestShorterLogAfterAGapIsNotedOnce(t *testing.T) {
+	s := logged(t, 50, func(dir string, log []byte) {
+		write(t, filepath.Join(dir, "audit.jsonl"), log[:bytes.IndexByte(log, '\n')+1])
+	})
+	app(t, s, 1)
+	other, err := bolt.Open(s.Describe().Dir, bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	app(t, other, 1)
+	app(t, s, 1)
+	if all := strings.Join(lines(t, s), ""); strings.Count(all, storage.NoteGap) != 1 {
+		t.Errorf("the log is %s, want one note", all)
+	}
+}
+
+// TestReadersBesideWritersSeeAPrefix follows the log while two stores append to
+// it. Every Head taken before is within the lines; the control is that a Head
+// taken after is ahead of them at least once.
+func TestReadersBesideWritersSeeAPrefix(t *testing.T) {
+	s, dir := create(t, patient())
+	reader, err := bolt.Open(dir, patient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	for range 3 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := s.Append(ctx, []byte(body), []byte(body)); err != nil && ctx.Err() == nil {
+					t.Errorf("Append = %v", err)
+					return
+				}
+			}
+		})
+	}
+	ahead := 0
+	for round := 0; round < 30 || ahead == 0; round++ {
+		if round == 10_000 {
+			t.Fatal("no Head was ahead of the lines read before: this test shows nothing")
+		}
+		for _, one := range []*bolt.Store{reader, s} {
+			h, err := one.Head(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := lines(t, one) // follows the chain
+			if h.Unknown || h.Lines > uint64(len(all)) {
+				t.Fatalf("Head = %+v, then %d lines", h, len(all))
+			}
+			if h.Lines > 0 && sha256.Sum256([]byte(all[h.Lines-1])) != h.Hash {
+				t.Fatalf("line %d is not the one of Head", h.Lines-1)
+			}
+			if after, err := one.Head(t.Context()); err == nil && after.Lines > uint64(len(all)) {
+				ahead++
+			}
 		}
 	}
 }
@@ -272,7 +426,8 @@ func TestOlderFilesComeFirst(t *testing.T) {
 		write(t, filepath.Join(dir, "audit-2.jsonl"), log[at[2]:])
 		write(t, filepath.Join(dir, "audit-x.jsonl"), []byte("not one of ours\n"))
 		write(t, filepath.Join(dir, "audit.jsonl"), nil)
-		write(t, filepath.Join(dir, "audit.head"), nil)
+		last := log[at[5] : len(log)-1]
+		write(t, filepath.Join(dir, "audit.head"), bolt.NewMark(9, storage.Head{Lines: 6, Hash: sha256.Sum256(last)}, 0))
 	})
 	if first, err := s.Append(t.Context(), []byte(body)); err != nil || first != 6 {
 		t.Fatalf("Append = %d, %v, want 6", first, err)
@@ -295,7 +450,7 @@ func TestCancelledAppendAddsNothing(t *testing.T) {
 }
 
 func FuzzMark(f *testing.F) {
-	f.Add(bolt.NewMark(storage.Head{Lines: 7, Hash: [32]byte{1}}, 1234))
+	f.Add(bolt.NewMark(3, storage.Head{Lines: 7, Hash: [32]byte{1}}, 1234))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if again := bolt.ReencodeMark(b); again != nil && !bytes.Equal(again, b) {
 			t.Fatal("a mark is accepted that is written otherwise")

@@ -21,54 +21,81 @@ import (
 // behind the lines, never ahead of them; lines that chain on from it are fine.
 // A log that ends before its mark, or reads otherwise there, was changed from
 // outside, and the next line says so.
+//
+// The mark has two copies of one sector each, written in turn, so a torn write
+// leaves the one before. The valid copy with the greater serial counts. A file
+// without a valid copy was made by no crash: the next line says that, too.
 
 const (
 	headName  = "audit.head"
 	headMagic = "SOLEHEAD"
-	headSize  = 96 // magic 8 | ver u8 | 7 zeros | lines u64 | end u64 | hash 32 | SHA-256 of the 64 before
+	copySize  = 512 // magic 8 | ver u8 | 7 zeros | serial u64 | lines u64 | end u64 | hash 32 | zeros | SHA-256 of all before
+	copyBody  = copySize - sha256.Size
+	copies    = 2
 
 	tailWindow = 4 << 10 // holds a whole line, whatever stands before it
 	tornWindow = 2 << 20 // more than one group can leave behind
 	maxStrange = 1 << 10 // lines from outside that are looked through
 )
 
-// markFile is audit.head in use.
-type markFile struct {
-	f     *os.File
-	head  storage.Head
-	end   int64 // where the last marked line ends
-	known bool  // the file held a valid mark, or one was written
-	log   *slog.Logger
+// mark is the mark of a log.
+type mark struct {
+	serial uint64 // counts the marks that were written
+	lines  uint64
+	hash   [32]byte
+	end    int64 // where the last marked line ends
 }
 
-func encodeMark(h storage.Head, end int64) []byte {
-	b := make([]byte, 0, headSize)
-	b = append(b, headMagic...)
-	b = append(b, 1, 0, 0, 0, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint64(b, h.Lines)
-	b = binary.BigEndian.AppendUint64(b, uint64(end))
-	b = append(b, h.Hash[:]...)
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+func (m *mark) encode() []byte {
+	b := make([]byte, copySize)
+	copy(b, headMagic)
+	b[8] = 1
+	binary.BigEndian.PutUint64(b[16:], m.serial)
+	binary.BigEndian.PutUint64(b[24:], m.lines)
+	binary.BigEndian.PutUint64(b[32:], uint64(m.end))
+	copy(b[40:], m.hash[:])
+	sum := sha256.Sum256(b[:copyBody])
+	copy(b[copyBody:], sum[:])
+	return b
 }
 
 // decodeMark returns ok false for bytes that are no mark.
-func decodeMark(b []byte) (h storage.Head, end int64, ok bool) {
-	if len(b) != headSize || string(b[:8]) != headMagic || binary.BigEndian.Uint64(b[8:]) != 1<<56 {
-		return storage.Head{}, 0, false
+func decodeMark(b []byte) (m mark, ok bool) {
+	if len(b) != copySize || string(b[:8]) != headMagic || binary.BigEndian.Uint64(b[8:]) != 1<<56 {
+		return mark{}, false
 	}
-	if sha256.Sum256(b[:headSize-sha256.Size]) != [32]byte(b[headSize-sha256.Size:]) {
-		return storage.Head{}, 0, false
+	if sha256.Sum256(b[:copyBody]) != [32]byte(b[copyBody:]) {
+		return mark{}, false
 	}
-	h = storage.Head{Lines: binary.BigEndian.Uint64(b[16:]), Hash: [32]byte(b[32:64])}
-	end = int64(binary.BigEndian.Uint64(b[24:]))
-	return h, end, end >= 0
+	m = mark{
+		serial: binary.BigEndian.Uint64(b[16:]),
+		lines:  binary.BigEndian.Uint64(b[24:]),
+		end:    int64(binary.BigEndian.Uint64(b[32:])),
+		hash:   [32]byte(b[40:72]),
+	}
+	for _, c := range b[72:copyBody] {
+		if c != 0 {
+			return mark{}, false
+		}
+	}
+	return m, m.end >= 0
+}
+
+// markFile is audit.head in use.
+type markFile struct {
+	f       *os.File
+	mark          // the newest one this process knows
+	known   bool  // there is one
+	unknown bool  // the file holds no valid copy
+	at      int64 // which copy of the file is the newest
+	log     *slog.Logger
 }
 
 // createJournal makes an empty log and its mark.
 func createJournal(dir string) error {
 	err := replaceFile(filepath.Join(dir, headName), func(f *os.File) error {
-		_, err := f.Write(encodeMark(storage.Head{}, 0))
+		one := (&mark{serial: 1}).encode()
+		_, err := f.Write(append(one, one...))
 		return err
 	})
 	if err != nil {
@@ -77,7 +104,7 @@ func createJournal(dir string) error {
 	return replaceFile(filepath.Join(dir, auditName), func(*os.File) error { return nil })
 }
 
-// openMark opens audit.head, and makes it anew if it is missing.
+// openMark opens audit.head. If it is missing, an empty one takes its place.
 func openMark(dir string, log *slog.Logger) (*markFile, error) {
 	path := filepath.Join(dir, headName)
 	f, err := openChecked(path, 0)
@@ -93,21 +120,38 @@ func openMark(dir string, log *slog.Logger) (*markFile, error) {
 // load reads the mark. One that is older than the mark this process knows does
 // not count: the file went back, or a write to it failed.
 func (m *markFile) load() {
-	b := make([]byte, headSize)
+	b := make([]byte, copies*copySize)
 	n, _ := m.f.ReadAt(b, 0)
-	h, end, ok := decodeMark(b[:n])
-	if ok && (!m.known || h.Lines >= m.head.Lines) {
-		m.head, m.end, m.known = h, end, true
+	clear(b[n:])
+	var newest mark
+	m.unknown = true
+	for i := range int64(copies) {
+		c, ok := decodeMark(b[i*copySize : (i+1)*copySize])
+		if ok && (m.unknown || c.serial > newest.serial) {
+			newest, m.at, m.unknown = c, i, false
+		}
+	}
+	if !m.unknown && (!m.known || newest.serial >= m.serial) {
+		m.mark, m.known = newest, true
 	}
 }
 
-// store writes the mark for the end of the log. A mark that cannot be written
-// is behind, which is allowed.
+// store writes the mark for the end of the log over the older copy. A mark
+// that cannot be written is behind, which is allowed.
 func (m *markFile) store(t *tail) {
-	m.head, m.end, m.known = storage.Head{Lines: t.next, Hash: t.prev}, t.size, true
-	if _, err := m.f.WriteAt(encodeMark(m.head, m.end), 0); err != nil {
+	m.mark = mark{serial: m.serial + 1, lines: t.next, hash: t.prev, end: t.size}
+	m.known = true
+	at := (m.at + 1) % copies
+	if _, err := m.f.WriteAt(m.encode(), at*copySize); err != nil {
 		m.log.Warn("writing audit.head", slog.Any("error", err))
+		return
 	}
+	m.at, m.unknown = at, false
+}
+
+// head returns the mark as callers see it.
+func (m *markFile) head() storage.Head {
+	return storage.Head{Lines: m.lines, Hash: m.hash, Unknown: m.unknown}
 }
 
 func (m *markFile) close() error {
@@ -166,10 +210,6 @@ func (j *journal) open(path string, same bool) error {
 	if j.tail, err = findTail(j.f, info.Size(), j.mark, olderEnd(j.dir)); err != nil {
 		return fmt.Errorf("reading the end of %s: %w: %w", auditName, err, storage.ErrUnavailable)
 	}
-	if !j.mark.known { // made from the lines
-		t := j.tail
-		j.mark.store(&t)
-	}
 	j.valid = true
 	j.foreign.Store(false)
 	return nil
@@ -189,7 +229,7 @@ func (j *journal) openMark() error {
 		return err
 	}
 	if j.mark != nil {
-		m.head, m.end, m.known = j.mark.head, j.mark.end, j.mark.known
+		m.mark, m.known = j.mark.mark, j.mark.known
 		_ = j.mark.close()
 	}
 	j.mark = m
@@ -232,7 +272,7 @@ func olderEnd(dir string) func() (line []byte, err error) {
 func findTail(f io.ReaderAt, size int64, m *markFile, older func() ([]byte, error)) (tail, error) {
 	sound := m.known && m.end <= size && holds(f, m)
 	if sound && m.end == size {
-		return tail{size: size, next: m.head.Lines, prev: m.head.Hash}, nil
+		return tail{size: size, next: m.lines, prev: m.hash, gap: m.unknown}, nil
 	}
 	from := max(0, size-tornWindow)
 	if sound {
@@ -247,11 +287,11 @@ func findTail(f io.ReaderAt, size int64, m *markFile, older func() ([]byte, erro
 		return tail{}, err
 	}
 	t.torn = size - t.size
-	if m.known && !sound {
+	if m.unknown || !sound {
 		t.gap = true
-		if t.next < m.head.Lines {
-			t.lost = m.head.Lines - t.next
-		}
+	}
+	if m.known && !sound && t.next < m.lines {
+		t.lost = m.lines - t.next
 	}
 	return t, nil
 }
@@ -262,7 +302,7 @@ func holds(f io.ReaderAt, m *markFile) bool {
 		return true
 	}
 	line, end, err := lastLine(f, m.end)
-	return err == nil && end == m.end && sha256.Sum256(line) == m.head.Hash
+	return err == nil && end == m.end && sha256.Sum256(line) == m.hash
 }
 
 // cleanEnd returns where the bytes of f from from to size stop to be text: at

@@ -96,7 +96,7 @@ func TestNobodyStarves(t *testing.T) {
 // more about the machine. SOLEKEY_SOAK=1 runs it.
 func timed(t *testing.T) {
 	t.Helper()
-	if os.Getenv("SOLEKEY_SOAK") != "1" {
+	if !soak() {
 		t.Skip("durations are asserted with SOLEKEY_SOAK=1 only")
 	}
 }
@@ -105,7 +105,7 @@ func startBusy(t *testing.T, dir string, processes, goroutines int) []*process {
 	t.Helper()
 	var ps []*process
 	for range processes {
-		ps = append(ps, startLeaseChild(t, leaseChild{Dir: dir, Goroutines: goroutines, Work: true}))
+		ps = append(ps, startLeaseChild(t, leaseChild{Dir: dir, Goroutines: goroutines, Work: true, Timeout: patient}))
 	}
 	for _, p := range ps {
 		p.expect("inside")
@@ -129,7 +129,7 @@ func finishBusy(t *testing.T, ps []*process) {
 		}
 		least, most = min(least, r.Opens), max(most, r.Opens)
 	}
-	if os.Getenv("SOLEKEY_SOAK") == "1" && most > 3*least+3 {
+	if soak() && most > 3*least+3 {
 		t.Errorf("turns of the processes = %d to %d: want less than 3 times apart", least, most)
 	}
 }
@@ -172,7 +172,7 @@ func TestKilledHolderFreesTheTurn(t *testing.T) {
 		t.Errorf("foreign turns = %d, want 5", n)
 	}
 	t.Logf("turn at most %v after the kill", worst)
-	if worst > time.Second {
+	if soak() && worst > time.Second {
 		t.Errorf("turn %v after the kill, want it at once", worst)
 	}
 }
@@ -222,7 +222,7 @@ func TestFrozenHeadOfQueue(t *testing.T) {
 	b, wb := testLease(t, dir, leaseOptions{})
 	start := time.Now()
 	mustEnter(t, a)
-	if d := time.Since(start); d < turnPatience/2 || d > 3*turnPatience {
+	if d := time.Since(start); soak() && (d < turnPatience/2 || d > 3*turnPatience) {
 		t.Errorf("wait behind a frozen head = %v, want about %v", d, turnPatience)
 	}
 	a.leave()
@@ -239,7 +239,7 @@ func TestFrozenHeadOfQueue(t *testing.T) {
 	}
 	p50 := quantile(waits, .5)
 	t.Logf("behind a frozen head: %d and %d turns, wait p50 %v, max %v", wa.opens.Load(), wb.opens.Load(), p50, quantile(waits, 1))
-	if p50 > 100*time.Millisecond {
+	if soak() && p50 > 100*time.Millisecond {
 		t.Errorf("median wait of patient processes = %v, want < 100 ms", p50)
 	}
 
@@ -266,7 +266,7 @@ func TestFrozenHolder(t *testing.T) {
 	l, _ := testLease(t, dir, leaseOptions{})
 	start := time.Now()
 	err := l.enter(t.Context())
-	if d := time.Since(start); !errors.Is(err, storage.ErrUnavailable) || d < 1900*time.Millisecond || d > 3*time.Second {
+	if d := time.Since(start); !errors.Is(err, storage.ErrUnavailable) || soak() && (d < 1900*time.Millisecond || d > 3*time.Second) {
 		t.Errorf("enter = %v after %v, want %v after 2 s", err, d, storage.ErrUnavailable)
 	}
 	if err != nil && !strings.Contains(err.Error(), "process "+p.pid()+" since 20") {
@@ -320,7 +320,7 @@ func TestReplacedLocksUnderLoad(t *testing.T) {
 	dir := t.TempDir()
 	var ps []*process
 	for range 4 {
-		ps = append(ps, startLeaseChild(t, leaseChild{Dir: dir, Goroutines: 2, Work: true}))
+		ps = append(ps, startLeaseChild(t, leaseChild{Dir: dir, Goroutines: 2, Work: true, Timeout: patient}))
 	}
 	for _, p := range ps {
 		p.expect("inside")
@@ -339,7 +339,7 @@ func TestReplacedLocksUnderLoad(t *testing.T) {
 	for _, p := range ps {
 		r := p.finish()
 		t.Logf("%+v", r)
-		if r.Overlaps > 0 || r.Errors > 0 || r.Calls < 50 {
+		if r.Overlaps > 0 || r.Errors > 0 || r.Calls == 0 || soak() && r.Calls < 50 {
 			t.Errorf("report = %+v", r)
 		}
 	}

@@ -264,7 +264,7 @@ func startLeaseChild(t *testing.T, c leaseChild) *process {
 // expect reads lines up to one that begins with prefix.
 func (p *process) expect(prefix string) string {
 	p.t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(patient)
 	for {
 		select {
 		case line, ok := <-p.lines:
@@ -275,7 +275,7 @@ func (p *process) expect(prefix string) string {
 				return rest
 			}
 		case <-limit:
-			p.t.Fatalf("no %q from the child in 10 s", prefix)
+			p.t.Fatalf("no %q from the child in %v", prefix, patient)
 		}
 	}
 }
@@ -318,12 +318,18 @@ func mustEnter(t testing.TB, l *lease) {
 	}
 }
 
+// soak reports whether durations are asserted and long tests run long.
+func soak() bool { return os.Getenv("SOLEKEY_SOAK") == "1" }
+
+// patient is a limit that only a hang reaches.
+const patient = 30 * time.Second
+
 // eventually polls a condition that time alone brings about.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patient); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not in 5 s: %s", what)
+			t.Fatalf("not in %v: %s", patient, what)
 		}
 	}
 }
@@ -365,7 +371,7 @@ func TestLoneHolderLingers(t *testing.T) {
 	l.leave()
 	start := time.Now()
 	eventually(t, "lingering turn ends", l.isFree)
-	if d := time.Since(start); d < turnLinger-20*time.Millisecond {
+	if d := time.Since(start); soak() && d < turnLinger-20*time.Millisecond {
 		t.Errorf("lone idle turn lasted %v, want %v", d, turnLinger)
 	}
 	if n := w.foreign.Load(); n != 1 {
@@ -508,6 +514,49 @@ func TestFlagsOutliveHoldersUntilCleared(t *testing.T) {
 	}
 }
 
+// TestClearIsNotUndoneByATurnThatBegins clears a flag again and again while
+// another goroutine takes turns, and sets it again.
+func TestClearIsNotUndoneByATurnThatBegins(t *testing.T) {
+	dir := t.TempDir()
+	l, w := testLease(t, dir, leaseOptions{TurnTimeout: patient})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for w.opens.Load() < 60 {
+			if err := l.enter(context.Background()); err != nil {
+				t.Errorf("enter = %v", err)
+				return
+			}
+			l.mu.Lock()
+			l.sharedAt = time.Now() // so that the turn is short
+			l.mu.Unlock()
+			l.leave()
+			time.Sleep(time.Millisecond) // lets the turn grow old enough to end
+		}
+	}()
+	rounds := 0
+	for ended := false; !ended; rounds++ {
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+		for _, step := range []struct {
+			do   func() error
+			want uint32
+		}{{func() error { return l.mark(flagIO) }, flagIO}, {l.clear, 0}} {
+			if err := step.do(); err != nil {
+				t.Fatal(err)
+			}
+			rec, err := readHolder(l.path)
+			if err != nil || rec.flags != step.want {
+				t.Fatalf("flags in the record = %d, %v, want %d", rec.flags, err, step.want)
+			}
+		}
+	}
+	t.Logf("%d rounds over %d turns", rounds, w.opens.Load())
+}
+
 // TestNeverTwoInside is conformance test 18, the engine of the cancels being
 // a context that ends at a random moment.
 func TestNeverTwoInside(t *testing.T) {
@@ -544,7 +593,7 @@ func TestNeverTwoInside(t *testing.T) {
 	}
 	wg.Wait()
 	t.Logf("%d calls, %d cancelled", calls.Load(), cancels.Load())
-	if calls.Load() < 100 || cancels.Load() < 100 {
+	if calls.Load() == 0 || soak() && (calls.Load() < 100 || cancels.Load() < 100) {
 		t.Errorf("calls = %d, cancels = %d: the test does not bite", calls.Load(), cancels.Load())
 	}
 }

@@ -102,6 +102,10 @@ func (l *lease) take() (*turn, error) {
 			f.Close()
 			return nil, err
 		}
+		if l.unwanted(nil) { // a lock may come long after its callers, and the lease, have gone
+			letGo(f)
+			return nil, nil
+		}
 		t, err := l.confirm(f)
 		if err != nil || t != nil {
 			return t, err
@@ -300,21 +304,32 @@ func (l *lease) admit(t *turn) {
 
 // begin signs the holder record and opens the store.
 func (l *lease) begin(t *turn) error {
-	rec, err := readRecord(t.lock)
-	if err != nil {
-		return fmt.Errorf("reading the holder record: %w", err)
-	}
-	if rec.instance != l.instance {
-		l.owed = true // mu is not needed: only the acquirer uses owed
-		l.meet()
-	}
-	l.bits.Store(rec.flags)
-	if err := writeRecord(t.lock, l.sign(rec.flags)); err != nil {
-		return fmt.Errorf("writing the holder record: %w", err)
+	if err := l.signTurn(t); err != nil {
+		return err
 	}
 	if err := l.open(l.owed); err != nil {
 		return err
 	}
 	l.owed = false
+	return nil
+}
+
+// signTurn puts this lease's name into the record and keeps the flags. It
+// holds mu, as between its look and its write amend would be undone.
+func (l *lease) signTurn(t *turn) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rec, err := readRecord(t.lock)
+	if err != nil {
+		return fmt.Errorf("reading the holder record: %w", err)
+	}
+	if rec.instance != l.instance {
+		l.owed = true // beyond this only the acquirer uses owed
+		l.sharedAt = time.Now()
+	}
+	l.bits.Store(rec.flags)
+	if err := writeRecord(t.lock, l.sign(rec.flags)); err != nil {
+		return fmt.Errorf("writing the holder record: %w", err)
+	}
 	return nil
 }

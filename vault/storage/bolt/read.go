@@ -52,7 +52,8 @@ func get(tx *bbolt.Tx, id identity.ID, keys []string, r *storage.Result) error {
 	if err != nil || b == nil {
 		return err
 	}
-	if r.Rev, r.Meta, err = revision(b); err != nil {
+	c := b.Cursor() // one for all: each would allocate its own stack
+	if r.Rev, r.Meta, err = parseRevision(lookup(c, []byte{tagRev})); err != nil {
 		return err
 	}
 	r.Meta = copied(r.Meta)
@@ -62,7 +63,7 @@ func get(tx *bbolt.Tx, id identity.ID, keys []string, r *storage.Result) error {
 	r.Vals = make(map[string][]byte, len(keys))
 	var buf [1 + storage.MaxKey]byte
 	for _, k := range keys {
-		v := b.Get(tagged(&buf, k))
+		v := lookup(c, tagged(&buf, k))
 		if len(v) > storage.MaxValue {
 			return errShape // a damaged length would have us copy the whole map
 		}
@@ -73,6 +74,15 @@ func get(tx *bbolt.Tx, id identity.ID, keys []string, r *storage.Result) error {
 	return nil
 }
 
+// lookup returns the value of key, nil if there is none.
+func lookup(c *bbolt.Cursor, key []byte) []byte {
+	k, v := c.Seek(key)
+	if !bytes.Equal(k, key) {
+		return nil
+	}
+	return v
+}
+
 // tagged writes the stored form of a key into buf.
 func tagged(buf *[1 + storage.MaxKey]byte, key string) []byte {
 	buf[0] = tagKey
@@ -80,7 +90,7 @@ func tagged(buf *[1 + storage.MaxKey]byte, key string) []byte {
 }
 
 // copied copies v; the copy of an empty value is empty and not nil.
-func copied(v []byte) []byte { return append(make([]byte, 0, len(v)), v...) }
+func copied(v []byte) []byte { return append([]byte{}, v...) }
 
 // bucket returns the bucket of an identity, nil if there is none.
 func bucket(tx *bbolt.Tx, id identity.ID) (*bbolt.Bucket, error) {
@@ -98,7 +108,10 @@ func bucket(tx *bbolt.Tx, id identity.ID) (*bbolt.Bucket, error) {
 // revision reads revision and Meta of an identity's bucket. Meta points into
 // the transaction; it is never nil.
 func revision(b *bbolt.Bucket) (storage.Rev, []byte, error) {
-	v := b.Get([]byte{tagRev})
+	return parseRevision(b.Get([]byte{tagRev}))
+}
+
+func parseRevision(v []byte) (storage.Rev, []byte, error) {
 	if len(v) < revLen || len(v) > revLen+storage.MaxMeta {
 		return 0, nil, errShape
 	}

@@ -1,0 +1,215 @@
+package vault_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/vault"
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// The attacks of someone who can write the files of a store and has no key
+// and no root secret. Each was possible once, or is one step from what was.
+
+func wantProblem(t *testing.T, k *vault.Keeper, what string) {
+	t.Helper()
+	rep, err := k.VerifyAudit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.OK() {
+		t.Errorf("VerifyAudit does not find %s", what)
+	}
+}
+
+// The copy of the database from before a revocation is put back, so that the
+// closed key opens again. The log tells of a revocation that the store does
+// not know.
+func TestRolledBackRevocationIsFound(t *testing.T) {
+	for _, shred := range []bool{false, true} {
+		t.Run(fmt.Sprintf("shred=%v", shred), func(t *testing.T) {
+			h := newHouse(t)
+			key := h.create(t, "ci", identity.Grant{})
+			h.put(t, key.Identity(), secret("a", "1"))
+			old := h.mem.clone()
+			if _, err := h.Revoke(t.Context(), key.Identity(), vault.Revocation{Shred: shred}); err != nil {
+				t.Fatal(err)
+			}
+			h.mem.ids, h.mem.cells, h.mem.dead = old.ids, old.cells, old.dead
+			next := h.keeper(h.mem)
+			wantProblem(t, next, "a revocation that was rolled back")
+			h.put(t, key.Identity(), secret("b", "2"))
+			h.put(t, key.Identity(), secret("c", "3"))
+			wantProblem(t, h.keeper(h.mem), "it after two more changes")
+		})
+	}
+}
+
+// The database is rolled back by one change after an agent has seen it.
+func TestRolledBackReadIsFound(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	id := key.Identity()
+	h.put(t, id, secret("a", "1"))
+	get(t, unlock(t, h.Keeper, key), "a")
+	old := h.mem.clone().ids[id]
+	h.put(t, id, secret("a", "2"))
+	_, _ = unlock(t, h.Keeper, key).Get(t.Context(), "nothing", "") // a refusal saw it, too
+	h.mem.ids[id] = old
+	wantProblem(t, h.keeper(h.mem), "a change that was rolled back")
+	h.put(t, id, secret("a", "3"))
+	wantProblem(t, h.keeper(h.mem), "it after another change in its place")
+}
+
+// A change whose commit was cut off by a crash is no roll-back.
+func TestCutOffChangeIsNoFalseAlarm(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	h.mem.commitHook = func() error { return storage.ErrUnavailable }
+	if _, err := h.Put(t.Context(), key.Identity(), secret("a", "1")); err == nil {
+		t.Fatal("the cut did not happen")
+	}
+	h.mem.commitHook = nil
+	h.put(t, key.Identity(), secret("a", "2"))
+	get(t, unlock(t, h.Keeper, key), "a")
+	rep, err := h.VerifyAudit(t.Context())
+	if err != nil || !rep.OK() {
+		t.Errorf("VerifyAudit = %v, %v", rep.Problems, err)
+	}
+}
+
+// An older record is put back underneath a process that has compared this
+// identity with its set-hash before.
+func TestReplayUnderARunningProcessIsFound(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	id := key.Identity()
+	h.put(t, id, secret("a", "old"), secret("b", "1"))
+	server := h.keeper(h.mem)
+	v := unlock(t, server, key)
+	get(t, v, "a")
+	old := h.mem.clone().ids[id].vals
+	h.put(t, id, secret("a", "new"))
+	if got := get(t, v, "a"); got != "new" {
+		t.Fatalf("control: Get = %q", got)
+	}
+	for k, stored := range old {
+		if !bytes.Equal(h.mem.ids[id].vals[k], stored) {
+			h.mem.ids[id].vals[k] = stored
+		}
+	}
+	s, err := v.Get(t.Context(), "a", "")
+	wantWord(t, "Get of a replayed record", err, vault.Unavailable)
+	if s.Reveal() != "" {
+		t.Error("a replayed value was served")
+	}
+	if _, err := h.Revoke(t.Context(), id, vault.Revocation{}); err != nil {
+		t.Errorf("damaged records stand in the way of Revoke: %v", err)
+	}
+	_, err = server.Unlock(t.Context(), key, stdio)
+	wantWord(t, "Unlock after Revoke", err, vault.Revoked)
+}
+
+func TestLargeVaultsAreComparedToo(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	id := key.Identity()
+	var es []vault.NewEntry
+	for i := range 1200 {
+		es = append(es, secret(fmt.Sprintf("l%04d", i), "v"))
+	}
+	if _, err := h.Import(t.Context(), id, es, false); err != nil {
+		t.Fatal(err)
+	}
+	for k := range h.mem.ids[id].vals {
+		delete(h.mem.ids[id].vals, k)
+		break
+	}
+	next := h.keeper(h.mem)
+	_, err := next.Unlock(t.Context(), key, stdio)
+	wantWord(t, "Unlock", err, vault.Unavailable)
+	wantProblem(t, next, "a removed record")
+	_, err = next.Unlock(t.Context(), identity.NewKey(identity.Agent, id), stdio)
+	wantWord(t, "a stranger at a damaged identity", err, vault.Unauthorized)
+}
+
+// Lines are cut out of the log so that a receipt says a value was never read.
+func TestReceiptOverACutLogIsNotComplete(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	h.put(t, key.Identity(), secret("a", "1"))
+	get(t, unlock(t, h.Keeper, key), "a")
+	h.put(t, key.Identity(), secret("b", "1"))
+	h.mem.lines = slices.DeleteFunc(h.mem.lines, func(l []byte) bool { return bytes.Contains(l, []byte(`"ev":"get"`)) })
+	r, err := h.Revoke(t.Context(), key.Identity(), vault.Revocation{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Audit.Complete {
+		t.Error("the receipt claims a complete log")
+	}
+}
+
+func TestFloodOfStrangersStopsNobody(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	h.put(t, key.Identity(), secret("a", "1"))
+	v := unlock(t, h.Keeper, key)
+	for i := range 1000 {
+		_, err := h.Unlock(t.Context(), identity.NewKey(identity.Agent, key.Identity()), vault.Source{Via: "http", Addr: fmt.Sprint("198.51.100.", i)})
+		wantWord(t, "a stranger", err, vault.Unauthorized)
+	}
+	h.clock = h.clock.Add(time.Minute)
+	get(t, v, "a")
+	counted := 0
+	for _, r := range h.records(t) {
+		if r.Event == "auth" {
+			counted += r.N
+		}
+	}
+	if counted != 1000 {
+		t.Errorf("%d strangers counted, want 1000", counted)
+	}
+}
+
+// An erased row is forged in the cell file. Without the line of a shred
+// nothing may be deleted.
+func TestForgedErasureDeletesNothing(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	id := key.Identity()
+	h.put(t, id, secret("a", "1"))
+	cell := h.mem.cells[id]
+	h.mem.dead[id] = true
+	next := h.keeper(h.mem)
+	infos, err := next.Identities(t.Context())
+	if err != nil || !infos[0].Damaged {
+		t.Errorf("Identities = %+v, %v; want it damaged", infos, err)
+	}
+	delete(h.mem.dead, id)
+	h.mem.cells[id] = cell
+	if got := get(t, unlock(t, h.keeper(h.mem), key), "a"); got != "1" {
+		t.Errorf("after the cell is back: %q", got)
+	}
+}
+
+func TestDamagedEpochCanBeShredded(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	id := key.Identity()
+	h.mem.ids[id].meta[7] ^= 4
+	next := h.keeper(h.mem)
+	_, err := next.Unlock(context.Background(), key, stdio)
+	wantWord(t, "Unlock", err, vault.Unavailable)
+	if _, err := next.Revoke(t.Context(), id, vault.Revocation{Shred: true}); err != nil {
+		t.Errorf("Revoke with shred = %v", err)
+	}
+	if !h.mem.dead[id] {
+		t.Error("the cell is alive")
+	}
+}
