@@ -135,12 +135,12 @@ func (k *Keeper) openEpoch(ctx context.Context, epoch uint32) (*store, error) {
 	return st, err
 }
 
-func (v *view) openTombstone() error {
-	tomb, err := v.st.OpenTombstone(v.id, v.meta)
+func (w *view) openTombstone() error {
+	tomb, err := w.st.OpenTombstone(w.id, w.meta)
 	if err != nil {
 		return errDamaged
 	}
-	v.head, v.tomb = nil, &tomb
+	w.head, w.tomb = nil, &tomb
 	return nil
 }
 
@@ -211,24 +211,24 @@ const (
 	entryType = 0x01
 )
 
-func (v *view) tag(l Label) audit.Tag { return v.st.Tag(v.id, string(l)) }
+func (w *view) tag(l Label) audit.Tag { return w.st.Tag(w.id, string(l)) }
 
 // entry opens the entry of l, nil if there is none. The record must have been
 // asked for in load.
-func (v *view) entry(l Label) (*seal.Entry, error) {
-	key := seal.EntryKey(v.tag(l))
-	b, ok := v.vals[key]
+func (w *view) entry(l Label) (*seal.Entry, error) {
+	key := seal.EntryKey(w.tag(l))
+	b, ok := w.vals[key]
 	if !ok {
 		return nil, nil
 	}
-	e, err := v.outer.OpenEntry(key, b)
+	e, err := w.outer.OpenEntry(key, b)
 	if err != nil || e.Label != string(l) {
 		return nil, errDamaged
 	}
 	return e, nil
 }
 
-func (v *view) hash() audit.Hash { return metaHash(v.meta) }
+func (w *view) hash() audit.Hash { return metaHash(w.meta) }
 
 func metaHash(meta []byte) audit.Hash {
 	sum := sha256.Sum256(meta)
@@ -236,8 +236,8 @@ func metaHash(meta []byte) audit.Hash {
 }
 
 // bind is what a value of this identity is sealed to.
-func (v *view) bind(l string, version uint32, kind, exposure uint8) seal.Bind {
-	return seal.Bind{Store: v.st.ID(), ID: v.id, Version: version, Kind: kind, Exposure: exposure, Label: l}
+func (w *view) bind(l string, version uint32, kind, exposure uint8) seal.Bind {
+	return seal.Bind{Store: w.st.ID(), ID: w.id, Version: version, Kind: kind, Exposure: exposure, Label: l}
 }
 
 func random32() [32]byte {
