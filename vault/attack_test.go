@@ -213,3 +213,50 @@ func TestDamagedEpochCanBeShredded(t *testing.T) {
 		t.Error("the cell is alive")
 	}
 }
+
+// A record is removed underneath a running process that only lists.
+func TestListOfARunningProcessIsCompared(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	id := key.Identity()
+	h.put(t, id, secret("a", "1"), secret("b", "2"))
+	v := unlock(t, h.Keeper, key)
+	if ls, err := v.Labels(t.Context(), ""); err != nil || len(ls) != 2 {
+		t.Fatalf("control: Labels = %v, %v", ls, err)
+	}
+	for k := range h.mem.ids[id].vals {
+		delete(h.mem.ids[id].vals, k)
+		break
+	}
+	_, err := v.Labels(t.Context(), "")
+	wantWord(t, "Labels without a record", err, vault.Unavailable)
+	r, err := h.Revoke(t.Context(), id, vault.Revocation{})
+	if err != nil || r.Audit.Complete || r.Counts.Labels != 1 {
+		t.Errorf("Revoke = %+v, %v; want an incomplete receipt over what is left", r.Counts, err)
+	}
+}
+
+// The lines that made an identity are cut, those that read it are not, and
+// the identity is gone.
+func TestLogOfALostIdentityIsVerified(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	v := unlock(t, h.Keeper, key)
+	for range 2 {
+		_, _ = v.Labels(t.Context(), "")
+	}
+	h.mem.lines = slices.DeleteFunc(h.mem.lines, func(l []byte) bool { return bytes.Contains(l, []byte(`"ev":"create"`)) })
+	delete(h.mem.ids, key.Identity())
+	wantProblem(t, h.keeper(h.mem), "an identity that is gone")
+}
+
+func TestFieldsThatNameSeedsNeverLeave(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	h.put(t, key.Identity(), vault.NewEntry{Label: "a", Kind: vault.KindLogin, Fields: []vault.Field{{Name: "value", Value: []byte("pw")}, {Name: "seed", Value: []byte("CANARY")}}})
+	s, err := unlock(t, h.Keeper, key).Get(t.Context(), "a", "seed")
+	wantWord(t, "Get of a seed field", err, vault.NotFound)
+	if s.Reveal() != "" {
+		t.Error("the seed left")
+	}
+}

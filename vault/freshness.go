@@ -59,7 +59,7 @@ func (k *Keeper) checkSet(ctx context.Context, w *view) error {
 	}
 	n := k.fresh.get(w.id)
 	if n == nil || n.set != w.head.Set {
-		elems, same, err := k.setMatches(ctx, w)
+		elems, same, err := k.setMatches(ctx, w, nil)
 		if err != nil {
 			return err
 		}
@@ -79,9 +79,10 @@ func (k *Keeper) checkSet(ctx context.Context, w *view) error {
 	return nil
 }
 
-// setMatches lists every record and sums it up. It reports false without an
+// setMatches lists every record, shows it to visit if there is one, and sums
+// it up. It reports false without an
 // error if the identity changed under the listing.
-func (k *Keeper) setMatches(ctx context.Context, w *view) (map[string]seal.SetHash, bool, error) {
+func (k *Keeper) setMatches(ctx context.Context, w *view, visit func(storage.Item)) (map[string]seal.SetHash, bool, error) {
 	var sum seal.SetHash
 	elems := make(map[string]seal.SetHash, w.head.Count)
 	after := ""
@@ -98,6 +99,9 @@ func (k *Keeper) setMatches(ctx context.Context, w *view) (map[string]seal.SetHa
 			elems[it.Key] = elem
 			sum = sum.Add(elem)
 			after = it.Key
+			if visit != nil {
+				visit(it)
+			}
 		}
 		if !page.More {
 			break

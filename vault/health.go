@@ -74,7 +74,7 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 	if w.head == nil {
 		return 0, nil
 	}
-	if _, _, err := k.setMatches(ctx, w); err != nil {
+	if _, _, err := k.setMatches(ctx, w, nil); err != nil {
 		return 0, broken("has records that were removed, added or rolled back")
 	}
 	for _, e := range es {

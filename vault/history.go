@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/internal/seal"
@@ -220,8 +221,8 @@ func (k *Keeper) compare(ctx context.Context, rep *audit.Report, metas []storage
 		k.compareOne(ctx, rep, it, seen[it.ID])
 	}
 	for id, l := range seen {
-		if n := len(l.changes); !found[id] && (n > 1 || len(l.reads) > 0) {
-			rep.Add(l.changes[max(n, 1)-1].line, "changes identity %s, which is not in the store: the store was rolled back", id)
+		if all := slices.Concat(l.changes, l.reads); !found[id] && len(all) > 1 {
+			rep.Add(all[len(all)-1].line, "tells of identity %s, which is not in the store: the store was rolled back", id)
 		}
 	}
 }
@@ -248,7 +249,7 @@ func (k *Keeper) compareOne(ctx context.Context, rep *audit.Report, it storage.I
 	}
 	w, err := k.load(ctx, it.ID)
 	if err == nil && w.head != nil {
-		_, _, err = k.setMatches(ctx, w)
+		_, _, err = k.setMatches(ctx, w, nil)
 	}
 	if errors.Is(err, storage.ErrDamaged) {
 		rep.Add(0, "identity %s does not open, or its records are not those that were written: solekey doctor", it.ID)
@@ -265,7 +266,7 @@ func (l *lineage) apart(at int) string {
 	for i, ok := at, true; ok && !applied[i]; i, ok = l.before(i) {
 		applied[i] = true
 	}
-	if !applied[0] {
+	if !applied[0] { // the walk ended at another line than the first
 		return fmt.Sprintf("line %d does not follow from its creation: lines are missing", l.changes[at].line)
 	}
 	for i, c := range l.changes {

@@ -158,33 +158,32 @@ func (k *Keeper) shredAnnounced(ctx context.Context, id identity.ID) (bool, erro
 }
 
 // entries opens every entry of the identity, removed ones included, in one
-// consistent listing.
-func (k *Keeper) entries(ctx context.Context, v *view) ([]*seal.Entry, error) {
+// consistent listing that is compared with the set-hash. With an error of
+// damage it returns those that open.
+func (k *Keeper) entries(ctx context.Context, w *view) ([]*seal.Entry, error) {
 	var out []*seal.Entry
-	after := ""
-	for {
-		page, err := k.backend.List(ctx, v.id, after, pageSize)
+	damaged := false
+	elems, same, err := k.setMatches(ctx, w, func(it storage.Item) {
+		if it.Key[0] != entryType {
+			return
+		}
+		e, err := w.outer.OpenEntry(it.Key, it.Val)
 		if err != nil {
-			return nil, fmt.Errorf("listing entries: %w", err)
+			damaged = true
+			return
 		}
-		if page.Rev != v.rev {
-			return nil, storage.ErrConflict
-		}
-		for _, it := range page.Items {
-			after = it.Key
-			if it.Key[0] != entryType {
-				continue
-			}
-			e, err := v.outer.OpenEntry(it.Key, it.Val)
-			if err != nil {
-				return nil, errDamaged
-			}
-			out = append(out, e)
-		}
-		if !page.More {
-			return out, nil
-		}
+		out = append(out, e)
+	})
+	switch {
+	case err != nil:
+		return out, err
+	case !same:
+		return nil, storage.ErrConflict
+	case damaged:
+		return out, errDamaged
 	}
+	k.fresh.put(w.id, &known{set: w.head.Set, elems: elems})
+	return out, nil
 }
 
 // listing loads the identity with all its entries, again if it changed
@@ -196,9 +195,6 @@ func (k *Keeper) listing(ctx context.Context, id identity.ID, proof func(*view) 
 			return w, nil, err
 		}
 		es, err := k.entries(ctx, w)
-		if err == nil {
-			err = k.checkSet(ctx, w)
-		}
 		if err == nil || !errors.Is(err, storage.ErrConflict) || try == 15 {
 			return w, es, err
 		}

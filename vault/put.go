@@ -187,7 +187,10 @@ func (e *NewEntry) complete(exposure Exposure) error {
 		return bad("the field `value` is missing.")
 	}
 	names := make(map[string]bool, len(e.Fields))
-	for _, f := range e.Fields {
+	for i, f := range e.Fields {
+		if slices.Contains(neverFields, f.Name) {
+			e.Fields[i].Never = true
+		}
 		switch {
 		case !fieldName(f.Name):
 			return bad("a field name is 1 to 32 of a-z, 0-9 and _.")
@@ -214,6 +217,9 @@ func (e *NewEntry) complete(exposure Exposure) error {
 	}
 	return nil
 }
+
+// neverFields are the names whose values never leave, whatever the caller says.
+var neverFields = []string{"seed", "otp", "totp", "backup_codes", "recovery_codes", "private_key"}
 
 func fieldName(s string) bool {
 	if s == "" || len(s) > 32 {
