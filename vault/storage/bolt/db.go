@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -235,20 +237,39 @@ func (h *handle) view(f func(*bbolt.Tx) error) error {
 	if h.dead.Load() {
 		return errDead
 	}
-	begun := false
-	err := rescue(func() error {
-		if err := h.guard(); err != nil {
-			return err
+	if err := rescue(h.guard); err != nil {
+		if errors.Is(err, errPanic) {
+			h.dead.Store(true)
 		}
-		return h.db.View(func(tx *bbolt.Tx) error {
-			begun = true
-			return f(tx)
-		})
-	})
-	if err != nil && !begun && errors.Is(err, errPanic) {
-		h.dead.Store(true)
+		return err
 	}
-	return err
+	var tx *bbolt.Tx
+	err := rescue(func() (err error) {
+		tx, err = h.db.Begin(false)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, errPanic) {
+			h.dead.Store(true)
+			releaseBegin(h.db)
+		}
+		return err
+	}
+	err = rescue(func() error { return f(tx) })
+	return errors.Join(err, rescue(tx.Rollback))
+}
+
+// releaseBegin unlocks what bbolt's Begin of a read transaction holds when the
+// meta page faults under it: metalock and mmaplock, which it does not release
+// by defer. Without it every other reader of the handle would wait for ever.
+// TestTruncateWhileOpenIsAnError fails if the fields change their names.
+func releaseBegin(db *bbolt.DB) {
+	v := reflect.ValueOf(db).Elem()
+	meta, mmap := v.FieldByName("metalock"), v.FieldByName("mmaplock")
+	if meta.IsValid() && meta.Type() == reflect.TypeFor[sync.Mutex]() && mmap.IsValid() && mmap.Type() == reflect.TypeFor[sync.RWMutex]() {
+		(*sync.RWMutex)(mmap.Addr().UnsafePointer()).RUnlock()
+		(*sync.Mutex)(meta.Addr().UnsafePointer()).Unlock()
+	}
 }
 
 var errDead = fmt.Errorf("%s cannot be read: %w", dbName, storage.ErrDamaged)
