@@ -94,6 +94,7 @@ type lineage struct {
 	changes []logged
 	byHash  map[audit.Hash]int // of changes, by the hash of the header they make
 	reads   []logged           // attempts that read the header, refused ones too
+	owed    map[int]bool       // lines that pay for a change whose own could not be written
 	shred   bool
 }
 
@@ -177,12 +178,16 @@ func follow(seen map[identity.ID]*lineage, line int, r audit.Record, late bool) 
 	}
 	l := seen[r.Identity]
 	if l == nil {
-		l = &lineage{byHash: make(map[audit.Hash]int)}
+		l = &lineage{byHash: make(map[audit.Hash]int), owed: make(map[int]bool)}
 		seen[r.Identity] = l
 	}
 	at := logged{line: line, event: r.Event, gen: r.Gen, was: r.Was, is: r.Is, late: late}
 	if r.Event == audit.Shred && !r.Denied {
 		l.shred = true
+	}
+	if r.Note == noteOwed {
+		l.owed[line] = true
+		return
 	}
 	if r.Is == (audit.Hash{}) {
 		if r.Gen > 0 {
@@ -263,8 +268,15 @@ func (k *Keeper) compareOne(ctx context.Context, rep *audit.Report, it storage.I
 // the creation was applied.
 func (l *lineage) apart(at int) string {
 	applied := make(map[int]bool)
+	first := at
 	for i, ok := at, true; ok && !applied[i]; i, ok = l.before(i) {
 		applied[i] = true
+		first = i
+	}
+	if l.owed[l.changes[first].line-1] { // it explains the gap before this change
+		for i := range first {
+			applied[i] = true
+		}
 	}
 	if !applied[0] { // the walk ended at another line than the first
 		return fmt.Sprintf("line %d does not follow from its creation: lines are missing", l.changes[at].line)

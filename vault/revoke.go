@@ -74,7 +74,8 @@ func (k *Keeper) Revoke(ctx context.Context, id identity.ID, r Revocation) (Rece
 	return receipt, nil
 }
 
-// apply closes slots in the header. What is closed already is left alone.
+// apply closes slots in the header. What is closed already is left alone,
+// unless its line is still owed: revoking again pays it.
 func (r Revocation) apply(w *view, c *change) error {
 	h := w.head
 	if len(r.Slots) == 0 {
@@ -83,7 +84,7 @@ func (r Revocation) apply(w *view, c *change) error {
 			c.event = audit.Shred
 			h.Flags |= seal.FlagShredPending
 		}
-		if h.State == seal.StateRevoked && !r.Shred {
+		if h.State == seal.StateRevoked && !r.Shred && h.Flags&seal.FlagAuditOwed == 0 {
 			return errNothing
 		}
 		for i := range h.Slots {

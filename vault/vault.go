@@ -95,14 +95,6 @@ var exposureWords = [...]string{ExposeReveal: "reveal", ExposeUse: "use", Expose
 // String returns the word for the exposure.
 func (e Exposure) String() string { return wordOf(exposureWords[:], uint8(e)) }
 
-// ParseExposure reads the word that [Exposure.String] writes.
-func ParseExposure(s string) (Exposure, error) {
-	if i := indexOf(exposureWords[:], s); i > 0 {
-		return Exposure(i), nil
-	}
-	return 0, fmt.Errorf("unknown exposure %q: reveal or use", s)
-}
-
 func wordOf(words []string, i uint8) string {
 	if i == 0 || int(i) >= len(words) {
 		return fmt.Sprintf("unknown(%d)", i)

@@ -362,6 +362,18 @@ func TestNoLineNoSecret(t *testing.T) {
 	if err != nil || !rep.OK() {
 		t.Errorf("VerifyAudit of an owed line = %v, %v", rep.Problems, err)
 	}
+	if _, err := h.Revoke(t.Context(), id, vault.Revocation{}); err != nil {
+		t.Fatalf("Revoke again = %v", err)
+	}
+	paid := 0
+	for _, r := range h.records(t) {
+		if r.Note == "owed" {
+			paid++
+		}
+	}
+	if rep, err := h.VerifyAudit(t.Context()); err != nil || !rep.OK() || paid != 1 {
+		t.Errorf("after revoking again: %d owed lines, %v, %v; want 1", paid, rep.Problems, err)
+	}
 }
 
 func TestShredClosesOldCopies(t *testing.T) {
