@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
@@ -23,22 +24,36 @@ import (
 // that builds results, and the outermost one: panics and errors stop here,
 // since the library would send their text on.
 
-// edge wraps every tool handler: what panics or fails inside becomes a tool
-// error.
+// edge wraps every tool handler: it holds the caller to its rate, and what
+// panics or fails inside becomes a tool error.
 func (s *Server) edge(next server.ToolHandlerFunc) server.ToolHandlerFunc {
 	return func(ctx context.Context, r mcp.CallToolRequest) (result *mcp.CallToolResult, _ error) {
+		begun, word := time.Now(), vault.Word("")
 		defer func() {
 			if p := recover(); p != nil {
 				s.logPanic(p)
-				result = s.refused(errPanic)
+				result, word = s.refused(errPanic)
 			}
+			s.endpoint.observe.Call(s.toolName(r.Params.Name), word, time.Since(begun))
 		}()
-		result, err := next(ctx, r)
+		end, err := callerOf(ctx).admit(s.now())
+		if err == nil {
+			defer end()
+			result, err = next(ctx, r)
+		}
 		if err != nil {
-			return s.refused(err), nil
+			result, word = s.refused(err)
 		}
 		return result, nil
 	}
+}
+
+// toolName returns the name of one of our tools, or other.
+func (s *Server) toolName(name string) string {
+	if _, ok := s.tools[name]; ok {
+		return name
+	}
+	return "other"
 }
 
 // errPanic stands for a panic, whose value stays inside.
@@ -86,21 +101,26 @@ type refusedOut struct {
 	Retry   int64      `json:"retry_after_ms,omitempty"`
 }
 
+// shown returns a refusal as agents read it.
+func shown(r *vault.Refusal) refusedOut {
+	return refusedOut{Error: r.Word.Agent(), Message: r.Message, Hint: r.Hint, Retry: r.RetryAfter.Milliseconds()}
+}
+
 // refused renders an error. It has no structured content: some clients check
 // that against the output schema even here, and then lose the hint.
-func (s *Server) refused(err error) *mcp.CallToolResult {
+func (s *Server) refused(err error) (*mcp.CallToolResult, vault.Word) {
 	r := vault.Refuse(err)
 	if r.Word == vault.Internal {
 		s.log.Error("tool failed", slog.String("cause", chain(r.Cause())))
 	}
-	text, err := compact(refusedOut{Error: r.Word.Agent(), Message: r.Message, Hint: r.Hint, Retry: r.RetryAfter.Milliseconds()})
+	text, err := compact(shown(r))
 	if err != nil {
 		text = []byte(`{"error":"unavailable","message":"internal error"}`)
 	}
 	return &mcp.CallToolResult{
 		Content: []mcp.Content{mcp.TextContent{Type: mcp.ContentTypeText, Text: string(text)}},
 		IsError: true,
-	}
+	}, r.Word.Agent()
 }
 
 // strayCall records a tools/call that reached no tool: an unknown one, one

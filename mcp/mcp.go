@@ -43,6 +43,7 @@ type Options struct {
 	Version string           // of the program, as clients show it
 	Log     *slog.Logger     // what fails inside, by type, without texts or arguments; nil: silent
 	Now     func() time.Time // nil: time.Now
+	HTTP    HTTPOptions      // for Handler
 }
 
 // Server serves the tools of a vault to agents. It is safe for concurrent
@@ -53,6 +54,7 @@ type Server struct {
 	now      func() time.Time
 	tools    map[string]tool
 	proto    *server.MCPServer
+	endpoint *endpoint
 	sessions atomic.Int64
 }
 
@@ -65,6 +67,7 @@ func New(u Unlock, o Options) *Server {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.endpoint = newEndpoint(s, o.HTTP)
 	hooks := &server.Hooks{}
 	hooks.AddOnError(s.strayCall)
 	s.proto = server.NewMCPServer("solekey", o.Version,
@@ -87,6 +90,7 @@ func New(u Unlock, o Options) *Server {
 type caller struct {
 	open   func(context.Context) (*vault.Vault, error)
 	scopes atomic.Pointer[identity.Scopes] // of the last unlock; nil if it failed
+	quota  *quota                          // nil: no limits
 }
 
 // callerKey is the one context key of the package. It is set by the transport
@@ -117,6 +121,15 @@ func (c *caller) unlock(ctx context.Context) (*vault.Vault, error) {
 	scopes := v.Grant().Scopes
 	c.scopes.Store(&scopes)
 	return v, nil
+}
+
+// admit lets one tool call begin, if the caller is within its limits. What is
+// over them leaves no audit line: a line for each would be the flood.
+func (c *caller) admit(now time.Time) (end func(), err error) {
+	if c == nil {
+		return nil, errNoCaller
+	}
+	return c.quota.begin(now)
 }
 
 // errNoCaller reports a request that no transport vouched for. It reads

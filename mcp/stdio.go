@@ -6,15 +6,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -37,8 +34,6 @@ import (
 
 const (
 	maxLine   = 1 << 20
-	maxDepth  = 32
-	maxID     = 1 << 10
 	maxQueued = 1000            // requests read and not yet answered
 	maxCalls  = 16              // tools/call running
 	drainTime = 5 * time.Second // for what still runs at end of input
@@ -52,7 +47,7 @@ const (
 // ends is left behind.
 func (s *Server) ServeStdio(ctx context.Context, k identity.Key, in io.Reader, out io.Writer) error {
 	c := s.connect(k, out)
-	work, cancel := context.WithCancel(c.within(context.WithoutCancel(ctx)))
+	work, cancel := context.WithCancel(withCaller(context.WithoutCancel(ctx), c.caller))
 	defer cancel()
 	for range maxCalls {
 		go c.serveCalls(work)
@@ -112,11 +107,6 @@ func (s *Server) connect(k identity.Key, out io.Writer) *conn {
 	}
 }
 
-// within returns the context in which the connection's requests are handled.
-func (c *conn) within(ctx context.Context) context.Context {
-	return c.server.proto.WithContext(withCaller(ctx, c.caller), &session{name: c.name})
-}
-
 // read serves the lines of in until it ends or the connection stops.
 func (c *conn) read(ctx context.Context, in io.Reader) error {
 	r := bufio.NewReaderSize(in, 64<<10)
@@ -168,72 +158,11 @@ func (c *conn) take(ctx context.Context, line []byte) bool {
 	return true
 }
 
-// message is the outside of a JSON-RPC message.
-type message struct {
-	Version string          `json:"jsonrpc"`
-	ID      json.RawMessage `json:"id"`
-	Method  mcp.MCPMethod   `json:"method"`
-	Result  json.RawMessage `json:"result"`
-	Error   json.RawMessage `json:"error"`
-}
-
-// parse reads the outside of a line, or returns the answer for one that is no
-// message.
-func parse(line []byte) (message, *answer) {
-	var m message
-	err := json.Unmarshal(line, &m)
-	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) || !utf8.Valid(line) {
-		return m, fault(nil, mcp.PARSE_ERROR, "Parse error")
-	}
-	if bytes.TrimLeft(line, " \t")[0] == '[' {
-		return m, fault(nil, mcp.INVALID_REQUEST, "Batches are not supported.")
-	}
-	if m.ID != nil && !usableID(m.ID) {
-		return m, fault(nil, mcp.INVALID_REQUEST, "The id must be a string or a number.")
-	}
-	answers := m.Result != nil || m.Error != nil
-	switch {
-	case err != nil || m.Version != mcp.JSONRPC_VERSION || m.Method == "" && !answers || m.Method != "" && answers:
-		return m, fault(m.ID, mcp.INVALID_REQUEST, "Invalid request")
-	case depth(line) > maxDepth:
-		return m, fault(m.ID, mcp.INVALID_REQUEST, "The request is nested too deeply.")
-	}
-	if answers {
-		m.ID = nil // an answer to a request that was never sent
-	}
-	return m, nil
-}
-
-func usableID(id json.RawMessage) bool {
-	return len(id) <= maxID && (id[0] == '"' || id[0] == '-' || '0' <= id[0] && id[0] <= '9')
-}
-
-// depth returns how deep objects and arrays are nested in valid JSON.
-func depth(b []byte) int {
-	deepest, open, quoted := 0, 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-			if c == '\\' {
-				i++
-			}
-		case c == '{' || c == '[':
-			open++
-			deepest = max(deepest, open)
-		case c == '}' || c == ']':
-			open--
-		}
-	}
-	return deepest
-}
-
 // notice serves a message that wants no answer. Only a cancellation means
 // anything; it reaches the requests of this connection and no others.
 func (c *conn) notice(ctx context.Context, m message, line []byte) {
 	if m.Method == mcp.MethodNotificationCancelled {
-		c.handle(ctx, m, line)
+		c.server.handle(c.server.proto.WithContext(ctx, &session{name: c.name}), m, line)
 	}
 }
 
@@ -325,106 +254,11 @@ func (c *conn) drain(cancel context.CancelFunc) {
 // respond handles one request and writes its answer.
 func (c *conn) respond(ctx context.Context, m message, line []byte) {
 	defer c.end()
-	if m.Method == mcp.MethodSubscriptionsListen {
-		c.listen(ctx, m, line)
-		return
+	before, a := c.server.exchange(ctx, c.name, m, line)
+	for _, note := range before {
+		_ = c.send(note)
 	}
-	c.answer(c.reply(m, c.handle(ctx, m, line)))
-}
-
-// listen serves subscriptions/listen, which ends at once as nothing can be
-// subscribed to. The acknowledgement goes out before the result.
-func (c *conn) listen(ctx context.Context, m message, line []byte) {
-	own := &session{name: c.name, notes: make(chan mcp.JSONRPCNotification, 1)}
-	response := c.handle(c.server.proto.WithContext(ctx, own), m, line)
-	select {
-	case note := <-own.notes:
-		c.send(note)
-	default:
-	}
-	c.answer(c.reply(m, response))
-}
-
-// handle passes a line to the library; nil if that panics.
-func (c *conn) handle(ctx context.Context, m message, line []byte) (response mcp.JSONRPCMessage) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.server.logPanic(p)
-			response = nil
-		}
-	}()
-	if m.Method == mcp.MethodToolsList {
-		c.refresh(ctx)
-	}
-	return c.server.proto.HandleMessage(ctx, line)
-}
-
-// refresh unlocks anew, so that a list shows what the key may do by now. If
-// that fails the list shows all tools, and each call says why.
-func (c *conn) refresh(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, quick)
-	defer cancel()
-	_, _ = c.caller.unlock(ctx)
-}
-
-// answer is a JSON-RPC response as it is written.
-type answer struct {
-	Version string                   `json:"jsonrpc"`
-	ID      json.RawMessage          `json:"id"`
-	Result  any                      `json:"result,omitempty"`
-	Error   *mcp.JSONRPCErrorDetails `json:"error,omitempty"`
-}
-
-func fault(id json.RawMessage, code int, text string) *answer {
-	if id == nil {
-		id = json.RawMessage("null")
-	}
-	return &answer{Version: mcp.JSONRPC_VERSION, ID: id, Error: &mcp.JSONRPCErrorDetails{Code: code, Message: text}}
-}
-
-// reply puts the library's response under the id as the client wrote it: the
-// library itself rounds large numbers.
-func (c *conn) reply(m message, response mcp.JSONRPCMessage) *answer {
-	switch r := response.(type) {
-	case mcp.JSONRPCResponse:
-		return &answer{Version: mcp.JSONRPC_VERSION, ID: m.ID, Result: r.Result}
-	case mcp.JSONRPCError:
-		return plain(m.ID, r.Error)
-	}
-	return fault(m.ID, mcp.INTERNAL_ERROR, "internal error")
-}
-
-// plain returns an error of the library without what it quotes of the
-// request, but for tool names and protocol versions.
-func plain(id json.RawMessage, e mcp.JSONRPCErrorDetails) *answer {
-	switch e.Code {
-	case mcp.PARSE_ERROR, mcp.INVALID_REQUEST:
-		return fault(id, mcp.INVALID_REQUEST, "Invalid request")
-	case mcp.METHOD_NOT_FOUND:
-		return fault(id, e.Code, "Method not found")
-	case mcp.INVALID_PARAMS:
-		if quotable(e.Message) {
-			return fault(id, e.Code, e.Message)
-		}
-		return fault(id, e.Code, "Invalid params")
-	case mcp.UNSUPPORTED_PROTOCOL_VERSION:
-		return &answer{Version: mcp.JSONRPC_VERSION, ID: id, Error: &e}
-	}
-	return fault(id, mcp.INTERNAL_ERROR, "internal error")
-}
-
-// quotable reports whether an error names nothing but a well-formed tool or a
-// field of _meta.
-func quotable(text string) bool {
-	if strings.HasPrefix(text, "missing or invalid _meta field ") {
-		return true
-	}
-	name, ok := strings.CutPrefix(text, "tool '")
-	if !ok {
-		return false
-	}
-	name, ok = strings.CutSuffix(name, "' not found: tool not found")
-	return ok && len(name) <= 64 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
+	c.answer(a)
 }
 
 // answer writes a response; one that cannot be written as JSON becomes an
@@ -459,15 +293,3 @@ func (c *conn) send(v any) error {
 	}
 	return nil
 }
-
-// session is what the library knows of a connection. Only subscriptions/listen
-// gets one that can be notified.
-type session struct {
-	name  string
-	notes chan mcp.JSONRPCNotification
-}
-
-func (s *session) Initialize()                                         {}
-func (s *session) Initialized() bool                                   { return true }
-func (s *session) NotificationChannel() chan<- mcp.JSONRPCNotification { return s.notes }
-func (s *session) SessionID() string                                   { return s.name }

@@ -245,6 +245,24 @@ func (g *grantFlags) grant(now time.Time) (identity.Grant, error) {
 	return out, err
 }
 
+// flagsFromEnv sets those of own that are not on the command line from the
+// environment: PREFIX_NAME for --name, with underscores for dashes. An empty
+// variable says nothing. What it holds is not repeated in an error.
+func flagsFromEnv(all, own *pflag.FlagSet, prefix string, getenv func(string) string) error {
+	var problem error
+	own.VisitAll(func(f *pflag.Flag) {
+		name := prefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		text := getenv(name)
+		if f.Changed || text == "" || f.Name == "help" || problem != nil {
+			return
+		}
+		if err := all.Set(f.Name, text); err != nil {
+			problem = failf(exitUsage, "%s: %s", name, flagProblem(err))
+		}
+	})
+	return problem
+}
+
 // executable returns how an MCP client starts this program: its absolute
 // path, since clients have another PATH than shells.
 func executable() string {

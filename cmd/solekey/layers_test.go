@@ -24,7 +24,7 @@ const module = "github.com/solekey/solekey/"
 // layers lists the packages from the bottom up. A package imports packages of
 // lower layers only.
 var layers = [][]string{
-	{"identity", "totp", "internal/dotenv", "internal/catalog", "internal/harden"},
+	{"identity", "totp", "internal/dotenv", "internal/catalog", "internal/harden", "internal/bridge"},
 	{"vault/storage", "internal/seal", "internal/keyring"},
 	{"vault/audit", "vault/storage/bolt", "vault/storage/enginetest"},
 	{"vault"},
@@ -37,8 +37,11 @@ var doors = map[string][]string{
 	"github.com/mark3labs/mcp-go":   {"mcp"},
 	"go.etcd.io/bbolt":              {"vault/storage/bolt"},
 	"github.com/pquerna/otp":        {"totp"},
-	"golang.org/x/sys":              {"vault/storage/bolt", "internal/harden"},
+	"golang.org/x/sys":              {"vault/storage/bolt", "internal/harden", "cmd/solekey"},
 	"golang.org/x/term":             {"cmd/solekey"},
+	"golang.org/x/crypto":           {"cmd/solekey"},
+	"golang.org/x/time":             {"mcp"},
+	"github.com/VictoriaMetrics":    {"cmd/solekey"},
 	"crypto/aes":                    {"internal/seal"},
 	"crypto/cipher":                 {"internal/seal"},
 	"crypto/hpke":                   {"internal/seal"},

@@ -25,8 +25,11 @@ func mcpCommand(a *app) *cobra.Command {
 of --profile, a file (--api-key-file, SOLEKEY_API_KEY_FILE), a descriptor
 (--api-key-fd) or SOLEKEY_API_KEY: one of them.
 
-A server whose profile, key or store is gone still serves, and every call
-answers the cause, as clients hide what a server says on stderr.`,
+A profile with a URL is bridged: each request goes to that endpoint with the
+profile's key, so a client that only starts programs reaches a hosted vault.
+
+A server whose profile, key, store or endpoint is gone still serves, and every
+call answers the cause, as clients hide what a server says on stderr.`,
 		Example: `  solekey mcp --profile claude-code
   claude mcp add-json --scope user solekey '{"type":"stdio","command":"solekey","args":["mcp","--profile","claude-code"]}'`,
 		Args: usageArgs(cobra.NoArgs),
@@ -37,6 +40,9 @@ answers the cause, as clients hide what a server says on stderr.`,
 }
 
 func (a *app) serve(ctx context.Context, kf keyFlags) error {
+	if p, ok := a.remoteProfile(kf); ok {
+		return a.bridge(ctx, p)
+	}
 	in, cause := a.agentKey(kf, "")
 	if cause != nil && explain(cause).exit == exitUsage {
 		return cause

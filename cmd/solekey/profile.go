@@ -13,25 +13,26 @@ import (
 )
 
 func profileCommand(a *app) *cobra.Command {
-	return group("profile", "List, show and remove the profiles of this machine",
-		"  solekey profile list\n  solekey profile rm old-bot",
-		profileList(a), profileShow(a), profileRm(a))
+	return group("profile", "List, show, add and remove the profiles of this machine",
+		"  solekey profile list\n  solekey profile add ci --remote https://vault.example.com\n  solekey profile rm old-bot",
+		profileList(a), profileShow(a), profileAdd(a), profileRm(a))
 }
 
 // profileRow is one profile in JSON.
 type profileRow struct {
 	Profile  string `json:"profile"`
-	Identity string `json:"identity"`
+	Identity string `json:"identity,omitempty"` // not known of a remote one
 	ID       string `json:"id"`
-	Store    string `json:"store"`
-	Key      string `json:"key"` // keyring, file, missing or unusable
+	Store    string `json:"store,omitempty"` // of a local one
+	URL      string `json:"url,omitempty"`   // of a remote one
+	Key      string `json:"key"`             // keyring, file, missing or unusable
 	KeyID    string `json:"key_id,omitempty"`
 	Problem  string `json:"problem,omitempty"`
 }
 
 func (a *app) profileRow(p profile) profileRow {
-	r := profileRow{Profile: p.name, Identity: p.Identity, ID: p.ID, Store: p.Store}
-	in, err := a.profileKey(p.name)
+	r := profileRow{Profile: p.name, Identity: p.Identity, ID: p.ID, Store: p.Store, URL: p.URL}
+	in, err := a.keyOf(p)
 	switch f, _ := errors.AsType[*failure](err); {
 	case err == nil:
 		r.Key, r.KeyID = placeOf(in.src), in.key.Slot().String()
@@ -40,10 +41,18 @@ func (a *app) profileRow(p profile) profileRow {
 	default:
 		r.Key, r.Problem = "unusable", explain(err).message
 	}
-	if _, err := os.Lstat(p.Store); err != nil && r.Problem == "" {
+	if _, err := os.Lstat(p.Store); !p.remote() && err != nil && r.Problem == "" {
 		r.Problem = "the store is gone"
 	}
 	return r
+}
+
+// where is where the vault of a profile is.
+func (r profileRow) where() string {
+	if r.URL != "" {
+		return r.URL
+	}
+	return tilde(r.Store)
 }
 
 func profileList(a *app) *cobra.Command {
@@ -55,7 +64,7 @@ func profileList(a *app) *cobra.Command {
 }
 
 func (a *app) listProfiles() error {
-	all, err := a.profiles()
+	all, err := a.allProfiles()
 	if err != nil {
 		return err
 	}
@@ -70,12 +79,12 @@ func (a *app) listProfiles() error {
 		}{rows, len(rows)})
 	}
 	if len(rows) == 0 {
-		a.say("no profile yet; next: solekey identity create NAME")
+		a.say("no profile yet; next: solekey identity create NAME, or solekey profile add NAME --remote URL")
 		return nil
 	}
 	var cells [][]string
 	for _, r := range rows {
-		cells = append(cells, []string{r.Profile, r.Identity, dash(r.KeyID), r.Key, tilde(r.Store), r.Problem})
+		cells = append(cells, []string{r.Profile, dash(r.Identity), dash(r.KeyID), r.Key, r.where(), r.Problem})
 	}
 	a.table([]string{"PROFILE", "IDENTITY", "KEY", "KEPT IN", "STORE", ""}, cells)
 	return nil
@@ -90,7 +99,7 @@ func profileShow(a *app) *cobra.Command {
 }
 
 func (a *app) showProfile(name string) error {
-	p, err := a.loadProfile(name)
+	p, err := a.anyProfile(name)
 	if err != nil {
 		return missingProfile(name, err)
 	}
@@ -98,7 +107,11 @@ func (a *app) showProfile(name string) error {
 	if a.conf.asJSON {
 		return a.writeJSON(r)
 	}
-	fmt.Fprintf(a.stdout, "profile %s   identity %s   store %s   key %s   kept in %s\n", r.Profile, r.Identity, tilde(r.Store), dash(r.KeyID), r.Key)
+	place := "store"
+	if p.remote() {
+		place = "endpoint"
+	}
+	fmt.Fprintf(a.stdout, "profile %s   identity %s   %s %s   key %s   kept in %s\n", r.Profile, dash(r.Identity), place, r.where(), dash(r.KeyID), r.Key)
 	if r.Problem != "" {
 		a.warn("%s", r.Problem)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,21 +12,39 @@ import (
 	"strings"
 
 	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/bridge"
 	"github.com/solekey/solekey/internal/keyring"
 	"github.com/solekey/solekey/vault"
 )
 
-// A profile is a local name for "this store, this identity, this key". The
-// first two are in profiles/NAME.json of the config directory; the key is in
-// the OS keyring or in profiles/NAME.key.
+// A profile is a local name for "this store, this identity, this key", where
+// the store is a data directory or the URL of an endpoint. All but the key is
+// in profiles/NAME.json of the config directory; the key is in the OS keyring
+// or in profiles/NAME.key.
 
 // profile is the file of a profile. It holds no secret.
 type profile struct {
-	Store    string `json:"store"`    // data directory, absolute
-	Identity string `json:"identity"` // name, for people
-	ID       string `json:"id"`       // what counts
+	Store    string `json:"store,omitempty"`    // data directory, absolute; empty if remote
+	URL      string `json:"url,omitempty"`      // of the endpoint; empty if local
+	Identity string `json:"identity,omitempty"` // name, for people; an endpoint does not tell it
+	ID       string `json:"id"`                 // what counts
 
 	name string
+}
+
+// remote reports that the vault is behind an endpoint, not on this machine.
+func (p profile) remote() bool { return p.URL != "" }
+
+// valid reports that a profile leads to one place.
+func (p profile) valid() bool {
+	if _, err := identity.ParseID(p.ID); err != nil {
+		return false
+	}
+	if !p.remote() {
+		return filepath.IsAbs(p.Store)
+	}
+	_, err := bridge.ParseEndpoint(p.URL)
+	return err == nil && p.Store == ""
 }
 
 const (
@@ -38,9 +55,20 @@ const (
 	privateMode = 0o600
 )
 
-// loadProfile reads one profile; its error wraps fs.ErrNotExist if there is
-// none.
+// loadProfile reads a profile that leads to a store on this machine; its error
+// wraps fs.ErrNotExist if there is none.
 func (a *app) loadProfile(name string) (profile, error) {
+	p, err := a.anyProfile(name)
+	if err == nil && p.remote() {
+		return profile{}, failf(exitUsage, "profile %s is remote: this machine has no store for it; run the command where the store is", name).
+			hint("solekey profile show "+name, "solekey mcp --profile "+name)
+	}
+	return p, err
+}
+
+// anyProfile reads a profile, local or remote; its error wraps fs.ErrNotExist
+// if there is none.
+func (a *app) anyProfile(name string) (profile, error) {
 	if err := identity.CheckName(name); err != nil {
 		return profile{}, failf(exitUsage, "--profile: %v", err)
 	}
@@ -62,7 +90,7 @@ func (a *app) loadProfile(name string) (profile, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return profile{}, failf(exitUsage, "%s is not a profile", tilde(path)).hint("solekey profile rm " + name)
 	}
-	if _, err := identity.ParseID(p.ID); err != nil || !filepath.IsAbs(p.Store) {
+	if !p.valid() {
 		return profile{}, failf(exitUsage, "%s is not a profile", tilde(path)).hint("solekey profile rm " + name)
 	}
 	return p, nil
@@ -82,8 +110,14 @@ func missingProfile(name string, err error) error {
 	return failf(exitNotFound, "no profile %s on this machine", name).hint("solekey profile list", "solekey identity create "+name)
 }
 
-// profiles returns all profiles that can be read, by name.
+// profiles returns the local profiles that can be read, by name.
 func (a *app) profiles() ([]profile, error) {
+	all, err := a.allProfiles()
+	return slices.DeleteFunc(all, profile.remote), err
+}
+
+// allProfiles returns all profiles that can be read, by name.
+func (a *app) allProfiles() ([]profile, error) {
 	dir, err := a.conf.configPath(profileDir)
 	if err != nil {
 		return nil, err
@@ -101,7 +135,7 @@ func (a *app) profiles() ([]profile, error) {
 		if !ok || identity.CheckName(name) != nil {
 			continue
 		}
-		if p, err := a.loadProfile(name); err == nil {
+		if p, err := a.anyProfile(name); err == nil {
 			out = append(out, p)
 		}
 	}
@@ -110,7 +144,7 @@ func (a *app) profiles() ([]profile, error) {
 
 // freeProfile refuses a name that is taken, before anything is made.
 func (a *app) freeProfile(name string) error {
-	p, err := a.loadProfile(name)
+	p, err := a.anyProfile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -119,14 +153,18 @@ func (a *app) freeProfile(name string) error {
 		f.exit = exitExists
 		return &f
 	}
-	f := failf(exitExists, "profile %s exists already", name)
+	f := failf(exitExists, "profile %s exists already", name).hint("solekey profile rm "+name, "--profile OTHER to keep both")
+	if p.remote() {
+		f.message += ", for " + p.URL
+		return f
+	}
 	if dir, err := a.conf.dataDir(); err == nil && dir != p.Store {
 		f.message += ", for a store in " + tilde(p.Store)
 	}
 	if _, err := os.Lstat(p.Store); err != nil {
 		f.message += " that is gone"
 	}
-	return f.hint("solekey profile rm "+name, "--profile OTHER to keep both")
+	return f
 }
 
 // freeKey refuses a name under which a key rests without a profile: it may be
@@ -320,160 +358,8 @@ func placeOf(src keyring.Source) string {
 	return "file"
 }
 
-// intake is a key with its origin.
-type intake struct {
-	key  identity.Key
-	from string  // what to name in messages
-	prof profile // zero unless the key came from a profile
-	src  keyring.Source
-}
-
-var errTwoKeys = failf(exitUsage, "two sources of a key were given: use one of --profile, --api-key-file, --api-key-fd, %s, %s", envAPIKeyFile, envAPIKey).
-	hint("unset "+envAPIKeyFile+" "+envAPIKey, "solekey profile list")
-
-// agentKey returns the key that an agent's command acts with: that of
-// --profile, a key file, a descriptor, the environment, in this order; else
-// that of the profile fallback, if not empty. Two at once are refused.
-func (a *app) agentKey(k keyFlags, fallback string) (intake, error) {
-	given := 0
-	for _, on := range []bool{a.conf.profile != "", k.file != "", k.fd >= 0, a.conf.envKeyFile != "", a.conf.envKey != ""} {
-		if on {
-			given++
-		}
-	}
-	if given > 1 {
-		return intake{}, errTwoKeys
-	}
-	switch {
-	case a.conf.profile != "":
-		return a.profileKey(a.conf.profile)
-	case k.file != "":
-		return keyFile(k.file, "--api-key-file")
-	case k.fd >= 0:
-		return keyDescriptor(k.fd)
-	case a.conf.envKeyFile != "":
-		return keyFile(a.conf.envKeyFile, envAPIKeyFile)
-	case a.conf.envKey != "":
-		a.warnEnvironment()
-		return parseIntake(a.conf.envKey, envAPIKey)
-	case fallback != "":
-		return a.profileKey(fallback)
-	}
-	return intake{}, failf(exitUsage, "whose key? no --profile, key file or descriptor was given").hint("--profile NAME", "solekey profile list")
-}
-
-func (a *app) warnEnvironment() {
-	if a.conf.envHidden {
-		a.warn("%s is removed from this process, and the one that set it may still show it; prefer --profile or --api-key-file", envAPIKey)
-		return
-	}
-	a.warn("%s stays visible to other programs of this account; prefer --profile or --api-key-file", envAPIKey)
-}
-
-// profileKey returns the key of a profile.
-func (a *app) profileKey(name string) (intake, error) {
-	p, err := a.loadProfile(name)
-	if err != nil {
-		return intake{}, missingProfile(name, err)
-	}
-	ring, err := a.ring()
-	if err != nil {
-		return intake{}, err
-	}
-	text, src, err := ring.Get(keyring.Profile, name)
-	if errors.Is(err, keyring.ErrNone) {
-		return intake{prof: p}, failf(exitNotFound, "profile %s has no key on this machine", name).hint("solekey profile rm "+name, "solekey identity create OTHER")
-	}
-	if err != nil {
-		return intake{prof: p}, unusableKey("profile "+name, err)
-	}
-	in, err := parseIntake(text, "profile "+name)
-	in.prof, in.src = p, src
-	return in, err
-}
-
-// unusableKey words a key file that is refused. The ring names the file and
-// what is wrong with it.
-func unusableKey(what string, err error) error {
-	return failf(exitUsage, "%s: %v", what, err).hint(anotherKey()...)
-}
-
-// anotherKey is how to go on when the key that was given is of no use.
-func anotherKey() []string {
-	return []string{"solekey profile list     (then --profile NAME)", "solekey identity rotate NAME --profile NEW"}
-}
-
-func keyFile(path, what string) (intake, error) {
-	b, err := keyring.ReadPrivate(path, maxKeyFile)
-	if err != nil {
-		return intake{}, unusableKey(what, err)
-	}
-	defer clear(b)
-	return parseIntake(string(b), what)
-}
-
-// keyDescriptor reads a key from an inherited descriptor to its end, and
-// closes it.
-func keyDescriptor(fd int) (intake, error) {
-	f := os.NewFile(uintptr(fd), "api-key-fd")
-	if f == nil {
-		return intake{}, failf(exitUsage, "--api-key-fd: not a descriptor").hint(anotherKey()...)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
-	if err != nil {
-		return intake{}, failf(exitUsage, "--api-key-fd: the descriptor cannot be read").hint(anotherKey()...)
-	}
-	defer clear(b)
-	return parseIntake(string(b), "--api-key-fd")
-}
-
-// parseIntake reads key text. What is wrong is named without the text.
-func parseIntake(text, what string) (intake, error) {
-	key, err := identity.ParseKey(text)
-	if err != nil {
-		return intake{}, failf(exitUsage, "%s: %v", what, err).hint(anotherKey()...)
-	}
-	return intake{key: key, from: what}, nil
-}
-
-// proof returns a live key of an identity for what the owner alone cannot do:
-// --api-key-file or --api-key-fd, else the key of a profile of that identity
-// on this machine, that of the same name first.
-func (a *app) proof(k keyFlags, id identity.ID, name string) (intake, error) {
-	if k.file != "" && k.fd >= 0 {
-		return intake{}, errTwoKeys
-	}
-	if k.file != "" {
-		return keyFile(k.file, "--api-key-file")
-	}
-	if k.fd >= 0 {
-		return keyDescriptor(k.fd)
-	}
-	all, err := a.profiles()
-	if err != nil {
-		return intake{}, err
-	}
-	if i := slices.IndexFunc(all, func(p profile) bool { return p.name == name }); i > 0 {
-		all[0], all[i] = all[i], all[0]
-	}
-	var broken error
-	for _, p := range all {
-		if p.ID != id.String() {
-			continue
-		}
-		in, err := a.profileKey(p.name)
-		if err == nil {
-			return in, nil
-		}
-		broken = cmp.Or(broken, err)
-	}
-	if broken != nil {
-		return intake{}, broken
-	}
-	return intake{}, failf(exitRefused, "rotating or adding a key needs a current key of %s: the owner cannot open this vault", name).
-		hint("solekey identity rotate " + name + " --api-key-file FILE --print-key")
-}
+// reveal returns a key as text, for the keyring or the endpoint it belongs to.
+func reveal(in intake) string { return in.key.Reveal() }
 
 // checkProfileName refuses what cannot name a profile.
 func checkProfileName(name string) error {

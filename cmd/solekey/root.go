@@ -98,7 +98,7 @@ everything else is fetched from it by label over MCP.`,
 	root.AddCommand(
 		initCommand(a), identityCommand(a), keyCommand(a),
 		putCommand(a), generateCommand(a), listCommand(a), rmCommand(a),
-		getCommand(a), codeCommand(a), mcpCommand(a),
+		getCommand(a), codeCommand(a), mcpCommand(a), serveCommand(a),
 		profileCommand(a), versionCommand(a), completionCommand(),
 		importCommand(a), auditCommand(a), doctorCommand(a),
 	)

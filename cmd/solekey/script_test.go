@@ -11,10 +11,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +55,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mcpcall": mcpCall, "exits": exits, "mode": mode, "hides": hides, "jsonkeys": jsonKeys, "keep": keep, "pty": ptyRun,
+			"serve": serveScript, "fetch": fetch,
 		},
 	})
 }
@@ -209,6 +214,87 @@ func mcpCall(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// serveScript starts `solekey serve FLAGS`, waits until it is ready, puts the
+// URL of /mcp into $URL and that of the private port into $PRIVATE, and stops
+// it as a supervisor does: serve start FLAGS.. and serve stop. What the
+// server printed is then stderr.
+func serveScript(ts *testscript.TestScript, neg bool, args []string) {
+	const name = "SERVE_PID"
+	switch {
+	case neg || len(args) == 0:
+		ts.Fatalf("usage: serve start FLAGS.. | serve stop")
+	case args[0] == "start":
+		log := ts.MkAbs("serve.log")
+		f, err := os.Create(log)
+		ts.Check(err)
+		defer f.Close()
+		cmd := command(ts, append([]string{"solekey", "serve"}, args[1:]...)...)
+		cmd.Stderr = f
+		ts.Check(cmd.Start())
+		over := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(over) }()
+		ts.Defer(func() { _ = cmd.Process.Kill(); <-over })
+		ts.Setenv(name, strconv.Itoa(cmd.Process.Pid))
+		ts.Setenv("URL", "")
+		for ts.Getenv("URL") == "" {
+			b, err := os.ReadFile(log)
+			ts.Check(err)
+			if m := servedAt.FindSubmatch(b); m != nil {
+				ts.Setenv("URL", string(m[1]))
+				ts.Setenv("PRIVATE", "http://"+string(m[2]))
+			}
+			select {
+			case <-over:
+				ts.Fatalf("serve ended: %s", b)
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	case args[0] == "stop":
+		pid, err := strconv.Atoi(ts.Getenv(name))
+		ts.Check(err)
+		p, err := os.FindProcess(pid)
+		ts.Check(err)
+		ts.Check(p.Signal(syscall.SIGTERM))
+		for end := time.Now().Add(60 * time.Second); p.Signal(syscall.Signal(0)) == nil; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				ts.Fatalf("serve does not end")
+			}
+		}
+		_, err = io.WriteString(ts.Stderr(), ts.ReadFile("serve.log"))
+		ts.Check(err)
+	}
+}
+
+// servedAt finds the line of a server that is ready.
+var servedAt = regexp.MustCompile(`(?m)^solekey: (http\S+)(?:.*metrics ([^\s)]+))?`)
+
+// fetch reads from a server over HTTP: fetch STATUS URL [LABEL KEYFILE]. With a
+// label it calls get_secret. What came is then stdout.
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 && len(args) != 4 {
+		ts.Fatalf("usage: fetch STATUS URL [LABEL KEYFILE]")
+	}
+	req, err := http.NewRequest(http.MethodGet, args[1], nil)
+	ts.Check(err)
+	if len(args) == 4 {
+		body := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_secret","arguments":{"label":%q}}}`, args[2])
+		req, err = http.NewRequest(http.MethodPost, args[1], strings.NewReader(body))
+		ts.Check(err)
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[3])))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept", "application/json, text/event-stream")
+	}
+	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := c.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	_, err = io.Copy(ts.Stdout(), resp.Body)
+	ts.Check(err)
+	if strconv.Itoa(resp.StatusCode) != args[0] {
+		ts.Fatalf("status %d, want %s", resp.StatusCode, args[0])
+	}
+}
+
 // command prepares a command with the environment of the script.
 func command(ts *testscript.TestScript, args ...string) *exec.Cmd {
 	path := args[0]
@@ -224,6 +310,7 @@ func command(ts *testscript.TestScript, args ...string) *exec.Cmd {
 	for _, name := range []string{
 		"HOME", "PATH", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA", "SYSTEMROOT", "TMPDIR",
 		"SOLEKEY_NO_KEYRING", "SOLEKEY_HOME", "SOLEKEY_API_KEY", "SOLEKEY_API_KEY_FILE", "GOCOVERDIR",
+		"CREDENTIALS_DIRECTORY", "SOLEKEY_SERVE_LISTEN", "SOLEKEY_SERVE_METRICS", "SOLEKEY_SERVE_ALLOW_HOST", "SOLEKEY_SERVE_INSECURE",
 	} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)

@@ -214,6 +214,9 @@ func rootFrom(ring *keyring.Ring) vault.RootSource {
 		if errors.Is(err, keyring.ErrNone) {
 			return vault.Root{}, errNoRoot
 		}
+		if errors.Is(err, keyring.ErrNotPrivate) || errors.Is(err, keyring.ErrTooLarge) || errors.Is(err, fs.ErrPermission) {
+			return vault.Root{}, failf(exitUnavailable, "reading the root key: %v", err) // names a path and what is wrong with it
+		}
 		if err != nil {
 			return vault.Root{}, fmt.Errorf("reading the root key: %w", err)
 		}

@@ -1,0 +1,258 @@
+package mcp
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/vault"
+)
+
+// HTTP+SSE, the transport of revision 2024-11-05: GET /sse is a stream of
+// events, whose first one names where to POST; the answers to what is posted
+// come on the stream.
+//
+//   - The session id opens nothing: a POST brings its own key, and a stream
+//     takes it only from the key slot that opened it. An id that is invented,
+//     ended or another slot's is 404.
+//   - A stream is judged again every 500 ms, each by itself, and ends with its
+//     key: in under a second after a revocation in any process. A judgement
+//     that does not come in 400 ms ends it too; clients open another.
+//   - What runs for a stream ends with it.
+//   - A reader who stalls is dropped after 10 s.
+
+const (
+	judgeEvery   = 500 * time.Millisecond
+	judgeTime    = 400 * time.Millisecond
+	aliveEvery   = 15 * time.Second
+	maxUnheard   = 64 // requests of one stream whose answers are not written yet
+	sessionParam = "sessionId"
+)
+
+// streams are the open ones of an endpoint.
+type streams struct {
+	mu     sync.Mutex
+	open   map[string]*stream
+	closed bool
+	work   sync.WaitGroup // handlers and what runs for them; grows under mu while not closed
+}
+
+func newStreams() *streams { return &streams{open: map[string]*stream{}} }
+
+// stream is one open event stream.
+type stream struct {
+	id     string
+	slot   identity.SlotID
+	ctx    context.Context // ends with the stream
+	cancel context.CancelFunc
+	places chan struct{} // one for each request that is not answered yet
+	events chan []byte   // holds as many
+}
+
+// add registers a stream; nil if there is no room, or never again.
+func (s *streams) add(ctx context.Context, slot identity.SlotID) *stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.open) >= maxStreamsAll {
+		return nil
+	}
+	st := &stream{id: rand.Text(), slot: slot, places: make(chan struct{}, maxUnheard), events: make(chan []byte, maxUnheard)}
+	st.ctx, st.cancel = context.WithCancel(ctx)
+	s.open[st.id] = st
+	s.work.Add(1)
+	return st
+}
+
+func (s *streams) remove(st *stream) {
+	st.cancel()
+	s.mu.Lock()
+	delete(s.open, st.id)
+	s.mu.Unlock()
+	s.work.Done()
+}
+
+// find returns the open stream of an id; nil if it is not the slot's.
+func (s *streams) find(id string, slot identity.SlotID) *stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.open[id]; st != nil && st.slot == slot {
+		return st
+	}
+	return nil
+}
+
+// start runs f for a stream, unless it has ended.
+func (s *streams) start(st *stream, f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[st.id] != st || s.closed {
+		return false
+	}
+	s.work.Go(f)
+	return true
+}
+
+func (s *streams) shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	for _, st := range s.open {
+		st.cancel()
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stream serves /sse.
+func (e *endpoint) stream(w http.ResponseWriter, r *http.Request, c *caller) *denial {
+	v, err := c.open(r.Context())
+	if err != nil {
+		return &denial{http.StatusServiceUnavailable, vault.Refuse(err)}
+	}
+	if !e.limits.stream(c.quota) {
+		return &denial{http.StatusTooManyRequests, tooFast("This identity has as many streams open as it may.", time.Second)}
+	}
+	defer e.limits.endStream(c.quota)
+	st := e.streams.add(r.Context(), v.Slot())
+	if st == nil {
+		return &denial{http.StatusServiceUnavailable, tooFast("The endpoint has no room for another stream.", time.Second)}
+	}
+	defer e.streams.remove(st)
+	e.observe.Streams(+1)
+	defer e.observe.Streams(-1)
+
+	ctl := http.NewResponseController(w)
+	var judging sync.WaitGroup
+	judging.Go(func() {
+		judge(st, v)
+		// Whoever waits in a write is freed by it; the handler has not
+		// returned yet.
+		_ = ctl.SetWriteDeadline(time.Unix(1, 0))
+	})
+	defer judging.Wait()
+	defer st.cancel()
+	tell(st, w, ctl)
+	return nil
+}
+
+// judge ends a stream whose key is at its end. It returns when the stream has
+// ended.
+func judge(st *stream, v *vault.Vault) {
+	defer st.cancel()
+	tick := time.NewTicker(judgeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-st.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ctx, cancel := context.WithTimeout(st.ctx, judgeTime)
+		err := v.Live(ctx)
+		cancel()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// tell writes the events of a stream until it ends.
+func tell(st *stream, w http.ResponseWriter, ctl *http.ResponseController) {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	alive := time.NewTicker(aliveEvery)
+	defer alive.Stop()
+	for text := []byte("event: endpoint\ndata: /message?" + sessionParam + "=" + st.id + "\n\n"); ; {
+		if st.ctx.Err() != nil || patience(w) != nil {
+			return
+		}
+		if st.ctx.Err() != nil { // the deadline of its end was overwritten
+			return
+		}
+		if _, err := w.Write(text); err != nil || ctl.Flush() != nil {
+			return
+		}
+		select {
+		case <-st.ctx.Done():
+			return
+		case text = <-st.events:
+			<-st.places
+		case <-alive.C:
+			text = []byte(":\n\n")
+		}
+	}
+}
+
+// event appends one event that carries a message.
+func event(to, message []byte) []byte {
+	to = append(to, "event: message\ndata: "...)
+	to = append(to, bytes.TrimSuffix(message, []byte{'\n'})...)
+	return append(to, "\n\n"...)
+}
+
+// message serves /message.
+func (e *endpoint) message(w http.ResponseWriter, r *http.Request, c *caller) *denial {
+	v, err := c.open(r.Context())
+	if err != nil {
+		return &denial{http.StatusServiceUnavailable, vault.Refuse(err)}
+	}
+	st := e.streams.find(r.URL.Query().Get(sessionParam), v.Slot())
+	if st == nil {
+		return errNoStream
+	}
+	text, m, bad, d := receive(w, r)
+	switch {
+	case d != nil:
+		return d
+	case bad != nil:
+		e.server.write(w, http.StatusBadRequest, bad)
+		return nil
+	case m.ID == nil:
+		e.notice(st, c, m, text)
+		w.WriteHeader(http.StatusAccepted)
+		return nil
+	}
+	select {
+	case st.places <- struct{}{}:
+	default:
+		return &denial{http.StatusTooManyRequests, tooFast("Too many requests of this session wait for their answer.", time.Second)}
+	}
+	if !e.streams.start(st, func() { e.answer(st, c, m, text) }) {
+		<-st.places
+		return errNoStream
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// notice serves a message that wants no answer. Only a cancellation means
+// anything; it reaches the requests of its own stream.
+func (e *endpoint) notice(st *stream, c *caller, m message, text []byte) {
+	if m.Method == mcp.MethodNotificationCancelled {
+		e.server.handle(e.server.proto.WithContext(withCaller(st.ctx, c), &session{name: st.id}), m, text)
+	}
+}
+
+// answer answers a request on its stream.
+func (e *endpoint) answer(st *stream, c *caller, m message, text []byte) {
+	before, a := e.server.exchange(withCaller(st.ctx, c), st.id, m, text)
+	var events []byte
+	for _, note := range before {
+		events = event(events, e.server.encodeNote(note))
+	}
+	st.events <- event(events, e.server.encode(a)) // never waits: its place was kept
+}
