@@ -41,7 +41,6 @@ var doors = map[string][]string{
 	"golang.org/x/term":             {"cmd/solekey"},
 	"golang.org/x/crypto":           {"cmd/solekey"},
 	"golang.org/x/time":             {"mcp"},
-	"github.com/VictoriaMetrics":    {"cmd/solekey"},
 	"crypto/aes":                    {"internal/seal"},
 	"crypto/cipher":                 {"internal/seal"},
 	"crypto/hpke":                   {"internal/seal"},

@@ -269,7 +269,7 @@ func TestDrainFitsTheGrace(t *testing.T) {
 }
 
 func TestManualNamesTheMetrics(t *testing.T) {
-	m := newMeter(slog.New(slog.DiscardHandler), version())
+	m := newMeter(slog.New(slog.DiscardHandler), version(), time.Now())
 	m.Request("/mcp", 200, time.Millisecond)
 	m.Call("get_secret", vault.Forbidden, time.Millisecond)
 	w := httptest.NewRecorder()

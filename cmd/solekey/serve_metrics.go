@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/mcp"
@@ -23,10 +23,16 @@ import (
 
 // meter counts what happens at the endpoint.
 type meter struct {
-	set     *metrics.Set
 	log     *slog.Logger
-	streams atomic.Int64
-	refused refusals
+	version versionInfo
+	started time.Time
+
+	requests     *counters
+	calls        *counters
+	requestTimes *durations
+	callTimes    *durations
+	streams      atomic.Int64
+	refused      refusals
 }
 
 var _ mcp.Observer = (*meter)(nil)
@@ -49,24 +55,27 @@ func (r *refusals) of(status int) *atomic.Int64 {
 	return nil
 }
 
-func newMeter(log *slog.Logger, v versionInfo) *meter {
-	m := &meter{set: metrics.NewSet(), log: log}
-	m.set.NewGauge("solekey_open_streams", func() float64 { return float64(m.streams.Load()) })
-	m.set.NewGauge(fmt.Sprintf(`solekey_build_info{version=%q,revision=%q,goversion=%q}`, v.Version, v.Revision, v.Go), func() float64 { return 1 })
-	return m
-}
-
-// buckets are the upper bounds of durations in seconds: a call takes less
-// than a millisecond, a code that is waited for up to a minute.
-func buckets() []float64 {
-	return []float64{0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
+func newMeter(log *slog.Logger, v versionInfo, now time.Time) *meter {
+	// A call takes less than a millisecond, a code that is waited for up to a
+	// minute.
+	bounds := []time.Duration{
+		250 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+		10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
+		500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute,
+	}
+	return &meter{
+		log: log, version: v, started: now,
+		requests:     newCounters("solekey_http_requests_total", "Answered requests.", "path", "status"),
+		requestTimes: newDurations("solekey_http_request_duration_seconds", "Time to an answer; of /sse the life of the stream.", "path", bounds...),
+		calls:        newCounters("solekey_tool_calls_total", "Tool calls, by ok or the word of their refusal.", "tool", "outcome"),
+		callTimes:    newDurations("solekey_tool_call_duration_seconds", "Time of a tool call; get_totp_code waits on purpose.", "tool", bounds...),
+	}
 }
 
 // Request counts an answered request.
 func (m *meter) Request(path string, status int, took time.Duration) {
-	code := strconv.Itoa(status)
-	m.set.GetOrCreateCounter(`solekey_http_requests_total{path="` + path + `",status="` + code + `"}`).Inc()
-	m.set.GetOrCreatePrometheusHistogramExt(`solekey_http_request_duration_seconds{path="`+path+`"}`, buckets()).Update(took.Seconds())
+	m.requests.add(path, strconv.Itoa(status))
+	m.requestTimes.add(path, took)
 	if n := m.refused.of(status); n != nil {
 		n.Add(1)
 	}
@@ -76,12 +85,8 @@ func (m *meter) Request(path string, status int, took time.Duration) {
 
 // Call counts a tool call.
 func (m *meter) Call(tool string, word vault.Word, took time.Duration) {
-	outcome := string(word)
-	if outcome == "" {
-		outcome = "ok"
-	}
-	m.set.GetOrCreateCounter(`solekey_tool_calls_total{tool="` + tool + `",outcome="` + outcome + `"}`).Inc()
-	m.set.GetOrCreatePrometheusHistogramExt(`solekey_tool_call_duration_seconds{tool="`+tool+`"}`, buckets()).Update(took.Seconds())
+	m.calls.add(tool, cmp.Or(string(word), "ok"))
+	m.callTimes.add(tool, took)
 }
 
 // Streams counts open event streams.
@@ -119,8 +124,16 @@ func (m *meter) logRefusals() {
 func (m *meter) write(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	m.set.WritePrometheus(w)
-	metrics.WriteProcessMetrics(w)
+	var b bytes.Buffer
+	m.requests.write(&b)
+	m.requestTimes.write(&b)
+	m.calls.write(&b)
+	m.callTimes.write(&b)
+	gauge(&b, "solekey_open_streams", "Event streams that are open.", float64(m.streams.Load()))
+	header(&b, "solekey_build_info", "gauge", "The program that runs.")
+	fmt.Fprintf(&b, "solekey_build_info{version=%q,revision=%q,goversion=%q} 1\n", m.version.Version, m.version.Revision, m.version.Go)
+	writeProcess(&b, m.started)
+	_, _ = w.Write(b.Bytes())
 }
 
 // privatePort answers orchestrators and scrapers.

@@ -322,6 +322,40 @@ func within(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// TestServeBoundsStrangers says hello very slowly, and at great length.
+func TestServeBoundsStrangers(t *testing.T) {
+	t.Parallel()
+	w, _ := newHostedWorld(t)
+	h := w.host(setting{}, "--listen", "127.0.0.1:0")
+	addr := strings.TrimSuffix(strings.TrimPrefix(h.url, "http://"), "/mcp")
+	slow, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	began := time.Now()
+	_, _ = io.WriteString(slow, "POST /mcp HTTP/1.1\r\nHost: ")
+	req, err := http.NewRequest(http.MethodPost, h.url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Long", strings.Repeat("x", 2*headerBytes))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("%d bytes of header: status %d, want 431", 2*headerBytes, resp.StatusCode)
+	}
+	_ = slow.SetReadDeadline(began.Add(patience))
+	_, _ = io.ReadAll(slow)
+	if took := time.Since(began); took > headerTime+10*time.Second {
+		t.Errorf("half a header held its connection for %v, want %v", took, headerTime)
+	}
+	h.stop()
+}
+
 // TestServeTellsSystemd plays the service manager of a Type=notify unit.
 func TestServeTellsSystemd(t *testing.T) {
 	w, _ := newHostedWorld(t)

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// clientele is callers read one label without end and retry nothing, except
+// clientele is callers that read one label without end and retry nothing, except
 // what net/http repeats by itself: a request on an idle connection of which
 // no byte was written.
 type clientele struct {
@@ -78,7 +78,7 @@ func TestServeUpgradeFailsNoRequest(t *testing.T) {
 	var c clientele
 	c.call(clients, h.url, key)
 	upgrades := 0
-	for goal := int64(rounds(1000, 5000, 50000)); c.done.Load() < goal; upgrades++ {
+	for goal := int64(rounds(500, 2500, 50000)); c.done.Load() < goal; upgrades++ {
 		next := w.host(setting{}, "--listen", addr, "--rate", "0", "--takeover")
 		h.stop()
 		h = next
@@ -96,14 +96,14 @@ func TestServeUpgradeFailsNoRequest(t *testing.T) {
 // starts the new one while the old one still accepts.
 func TestServeStopThenStartFailsNoRequest(t *testing.T) {
 	w, key := newHostedWorld(t)
-	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0", "--drain-wait", "3s")
+	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0", "--drain-wait", "2s")
 	addr := strings.TrimSuffix(strings.TrimPrefix(h.url, "http://"), "/mcp")
 	var c clientele
 	c.call(clients, h.url, key)
-	for range rounds(1, 2, 10) {
+	for range rounds(1, 1, 10) {
 		c.until(c.done.Load() + 300)
 		h.signal(syscall.SIGTERM)
-		next := w.host(setting{}, "--listen", addr, "--rate", "0", "--drain-wait", "3s", "--takeover")
+		next := w.host(setting{}, "--listen", addr, "--rate", "0", "--drain-wait", "2s", "--takeover")
 		if code := h.end(); code != 0 {
 			t.Errorf("exit code %d, want 0: %s", code, h.text())
 		}
@@ -140,7 +140,7 @@ func TestServeRestartOnSystemdSocketFailsNoRequest(t *testing.T) {
 	}
 	var c clientele
 	c.call(clients, h.url, key)
-	for goal := int64(rounds(500, 3000, 50000)); c.done.Load() < goal; {
+	for goal := int64(rounds(500, 2500, 50000)); c.done.Load() < goal; {
 		h.stop()
 		h = start()
 		c.until(c.done.Load() + 300)
