@@ -126,6 +126,11 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if len(r.TransferEncoding) > 0 {
+		// There may have been a Content-Length beside it, which net/http hides:
+		// a proxy that believed that one sees another end (RFC 9112, 6.1).
+		h.Set("Connection", "close")
+	}
 	if d := e.route(out, r); d != nil {
 		turnAway(out, d)
 	}

@@ -10,8 +10,8 @@
 //
 // No error text of a lower package, no panic and no argument leaves: every
 // result is built in one place, from the words of [vault.Refusal]. Arguments
-// and values are never logged. What MCP clients send and get is described in
-// docs/SPEC.md.
+// and values are never logged. What clients meet is described in
+// docs/PRODUCT.md, section 5.
 package mcp
 
 import (

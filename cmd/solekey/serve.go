@@ -181,7 +181,8 @@ func (h *hosting) secure(ended context.Context) (err error) {
 func httpServer(log *slog.Logger, h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ErrorLog: slog.NewLogLogger(libraryLog{log}, slog.LevelInfo),
-		ReadHeaderTimeout: headerTime, ReadTimeout: readTime, IdleTimeout: idleTime, MaxHeaderBytes: headerBytes,
+		DisableGeneralOptionsHandler: true, // which answers before any guard
+		ReadHeaderTimeout:            headerTime, ReadTimeout: readTime, IdleTimeout: idleTime, MaxHeaderBytes: headerBytes,
 	}
 }
 
