@@ -257,6 +257,30 @@ func (Key) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), 
 // MarshalText returns [redacted].
 func (Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
+// HoldsKey reports whether s holds a whole text of a key or of root text,
+// whatever its checksum.
+func HoldsKey(s string) bool {
+	for rest := s; ; {
+		i := strings.Index(rest, "1_")
+		if i < 0 {
+			return false
+		}
+		if text := rest[i+len("1_"):]; LooksLikeKey(rest[:i+len("1_")]) && len(text) >= bodyChars && isBody(text[:bodyChars]) {
+			return true
+		}
+		rest = rest[i+len("1_"):]
+	}
+}
+
+func isBody(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
 // LooksLikeKey reports whether s holds the beginning of a key or of root text
 // anywhere. It is the guard of command lines: it would rather refuse a
 // harmless argument than let a key into a shell history.

@@ -388,6 +388,20 @@ func panics(f func()) (did bool) {
 	return false
 }
 
+// TestHoldsKeyKnowsWholeKeysOnly: a label may look like the beginning of one.
+func TestHoldsKeyKnowsWholeKeysOnly(t *testing.T) {
+	key := identity.NewKey(identity.Agent, identity.NewID()).Reveal()
+	for s, want := range map[string]bool{
+		key: true, `{"label":"` + key + `"}`: true, "1_1_sl1_" + key + "x": true,
+		"": false, "slk1_": false, "tesla1_token": false, key[:len(key)-1]: false, key[1:]: false,
+		key[:40] + " " + key[40:]: false,
+	} {
+		if got := identity.HoldsKey(s); got != want {
+			t.Errorf("HoldsKey(%q) = %v, want %v", s, got, want)
+		}
+	}
+}
+
 func TestLooksLikeKey(t *testing.T) {
 	for _, s := range []string{
 		agentText, recoveryText, "sla1_", "x=sle1_abc", "--key=slk1_zz", "slroot1_0", "slslk1_", "1 slroot1_x", "sl slr1_",

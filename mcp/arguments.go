@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault"
 )
 
@@ -111,6 +112,10 @@ func (a *arguments) label() vault.Label {
 	}
 	if s == "" {
 		a.refuse("Argument label is required.")
+		return ""
+	}
+	if identity.HoldsKey(s) { // however it was escaped on its way
+		a.refuse("Argument label is a key. It is in logs and transcripts by now: treat it as leaked, and tell the owner to rotate it.")
 		return ""
 	}
 	l, err := vault.ParseLabel(s)

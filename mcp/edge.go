@@ -36,9 +36,8 @@ func (s *Server) edge(next server.ToolHandlerFunc) server.ToolHandlerFunc {
 			}
 			s.endpoint.observe.Call(s.toolName(r.Params.Name), word, time.Since(begun))
 		}()
-		end, err := callerOf(ctx).admit(s.now())
+		err := callerOf(ctx).admit(s.now())
 		if err == nil {
-			defer end()
 			result, err = next(ctx, r)
 		}
 		if err != nil {
@@ -128,7 +127,7 @@ func (s *Server) refused(err error) (*mcp.CallToolResult, vault.Word) {
 // has answered it already.
 func (s *Server) strayCall(ctx context.Context, _ any, method mcp.MCPMethod, message any, err error) {
 	c := callerOf(ctx)
-	if method != mcp.MethodToolsCall || c == nil {
+	if method != mcp.MethodToolsCall || c.admit(s.now()) != nil {
 		return
 	}
 	defer func() {
@@ -169,6 +168,16 @@ func compact(v any) ([]byte, error) {
 // in the deferred call that recovered.
 func (s *Server) logPanic(p any) {
 	s.log.Error("panic", slog.String("type", fmt.Sprintf("%T", p)), slog.String("at", places()))
+}
+
+// calmly runs f, whose panic ends nothing but f.
+func (s *Server) calmly(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.logPanic(p)
+		}
+	}()
+	f()
 }
 
 // places names the functions above, innermost first. A stack trace of the

@@ -29,7 +29,8 @@ import (
 //  6. The key opens a vault, on every request anew. Then it is taken off the
 //     request.
 //  7. The identity is within its rate.
-//  8. The body is small, and no deeper than 32.
+//  8. The identity has room for one more request; then the body is read. It
+//     is small, and the rate counts its size.
 
 const (
 	maxBody    = 256 << 10
@@ -68,14 +69,37 @@ func (e *endpoint) host(r *http.Request) *denial {
 	if err != nil {
 		name, port = r.Host, ""
 	}
-	name = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]"))
+	name = bare(strings.ToLower(name))
 	if e.http.Loopback && isLoopback(name) {
 		return nil
 	}
-	if e.hosts[name] || port != "" && e.hosts[net.JoinHostPort(name, port)] {
+	if e.hosts[hostPort{name, ""}] || port != "" && e.hosts[hostPort{name, port}] {
 		return nil
 	}
 	return errHost
+}
+
+// hostPort is a host name, and a port if only that one will do.
+type hostPort struct{ name, port string }
+
+// parseHost reads a name of Hosts as requests are compared with.
+func parseHost(s string) hostPort {
+	s = strings.ToLower(s)
+	if name, port, err := net.SplitHostPort(s); err == nil {
+		return hostPort{bare(name), port}
+	}
+	return hostPort{bare(s), ""}
+}
+
+// bare takes the brackets off an IPv6 address.
+func bare(name string) string {
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		if _, err := netip.ParseAddr(inner); ok && err == nil {
+			return inner
+		}
+	}
+	return name
 }
 
 func isLoopback(name string) bool {
@@ -97,13 +121,29 @@ func (e *endpoint) origin(r *http.Request) *denial {
 	return nil
 }
 
-// misplaced reports a key where it is written to logs.
+// misplaced reports a key where it is written to logs. In an address, where
+// nothing of ours looks like one, its beginning is enough.
 func misplaced(r *http.Request) bool {
-	if identity.LooksLikeKey(r.URL.Path) || identity.LooksLikeKey(r.URL.RawQuery) || slices.ContainsFunc(r.Header["Cookie"], identity.LooksLikeKey) {
+	inCookie := func(c string) bool { return identity.HoldsKey(unescaped(c)) }
+	if identity.LooksLikeKey(r.URL.Path) || slices.ContainsFunc(r.Header["Cookie"], inCookie) {
 		return true
 	}
-	plain, err := url.QueryUnescape(r.URL.RawQuery)
-	return err == nil && identity.LooksLikeKey(plain)
+	return identity.LooksLikeKey(unescaped(r.URL.RawQuery))
+}
+
+// unescaped returns s with its percent-encodings decoded, as far as they are
+// any.
+func unescaped(s string) string {
+	if plain, err := url.PathUnescape(s); err == nil {
+		return plain
+	}
+	parts := strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune("&; ", c) })
+	for i, p := range parts {
+		if plain, err := url.PathUnescape(p); err == nil {
+			parts[i] = plain
+		}
+	}
+	return strings.Join(parts, "&")
 }
 
 // bearer returns the one bearer token of a request.
@@ -125,6 +165,9 @@ func (e *endpoint) address(r *http.Request) netip.Addr {
 			if a, err := netip.ParseAddr(last); err == nil {
 				return a.WithZone("").Unmap()
 			}
+			if a, err := netip.ParseAddrPort(last); err == nil {
+				return a.Addr().WithZone("").Unmap()
+			}
 		}
 	}
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
@@ -137,9 +180,9 @@ func (e *endpoint) address(r *http.Request) netip.Addr {
 // prove opens the vault of the key that a request carries, and takes the key
 // off it.
 func (e *endpoint) prove(r *http.Request, via string) (*caller, *denial) {
-	text, ok := bearer(r)
+	text, one := bearer(r)
 	delete(r.Header, "Authorization")
-	if !ok {
+	if !one {
 		return nil, errNoKey
 	}
 	from, now := e.address(r), e.server.now()
@@ -147,19 +190,20 @@ func (e *endpoint) prove(r *http.Request, via string) (*caller, *denial) {
 	if err == nil && key.Kind() != identity.Agent {
 		err = identity.ErrMalformedKey
 	}
-	if wait := e.limits.barred(from, key.Slot(), now); wait > 0 {
-		return nil, &denial{http.StatusTooManyRequests, tooFast("Too many keys from this address were wrong.", wait)}
+	try, ok := e.limits.try(origin{network(from), key.Slot()}, now)
+	if !ok {
+		return nil, &denial{http.StatusTooManyRequests, tooFast("Too many attempts with keys that open nothing.", time.Second)}
 	}
 	if err != nil {
-		e.limits.failure(from, key.Slot(), now)
 		return nil, errNoKey
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), unlockTime)
 	defer cancel()
 	v, err := e.server.unlock(ctx, key, vault.Source{Via: via, Addr: from.String()})
 	if err != nil {
-		return nil, e.refuse(err, from, key.Slot(), now)
+		return nil, e.refuse(err, try, key.Slot())
 	}
+	try.giveBack()
 	e.limits.success(key.Slot())
 	c := &caller{
 		open:  func(context.Context) (*vault.Vault, error) { return v, nil },
@@ -167,22 +211,22 @@ func (e *endpoint) prove(r *http.Request, via string) (*caller, *denial) {
 	}
 	scopes := v.Grant().Scopes
 	c.scopes.Store(&scopes)
-	if wait := take(c.quota.requests, now); wait > 0 {
+	if wait := take(c.quota.requests, now, 1); wait > 0 {
 		return nil, &denial{http.StatusTooManyRequests, tooFast("This identity makes too many requests.", wait)}
 	}
 	return c, nil
 }
 
 // refuse words why a key opened nothing.
-func (e *endpoint) refuse(err error, from netip.Addr, slot identity.SlotID, now time.Time) *denial {
+func (e *endpoint) refuse(err error, try attempt, slot identity.SlotID) *denial {
 	switch r := vault.Refuse(err); r.Word {
 	case vault.Unauthorized:
-		e.limits.failure(from, slot, now)
 		return errNoKey
 	case vault.Revoked, vault.Expired:
-		e.limits.failure(from, slot, now)
+		e.limits.spent(try, slot)
 		return &denial{http.StatusUnauthorized, r}
 	default:
+		try.giveBack() // the store failed, not the key
 		if r.Word == vault.Internal {
 			e.server.log.Error("unlocking failed", slog.String("cause", chain(r.Cause())))
 		}
@@ -190,36 +234,30 @@ func (e *endpoint) refuse(err error, from netip.Addr, slot identity.SlotID, now 
 	}
 }
 
-// body reads what a request carries.
+// body reads what a request carries. Memory is taken as it arrives, not as it
+// is announced.
 func body(w http.ResponseWriter, r *http.Request) ([]byte, *denial) {
 	if r.ContentLength > maxBody {
 		w.Header().Set("Connection", "close") // not to wait for what nobody reads
 		return nil, errTooLong
 	}
-	// With the length known, one allocation holds it.
-	b := make([]byte, 0, max(r.ContentLength+1, 512))
-	src := http.MaxBytesReader(w, r.Body, maxBody)
-	for {
-		n, err := src.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if err == io.EOF {
-			return b, nil
-		}
-		if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
-			return nil, errTooLong
-		}
-		if err != nil {
-			return nil, errUnread
-		}
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, errTooLong
 	}
+	if err != nil {
+		return nil, errUnread
+	}
+	return text, nil
 }
 
 // turnAway answers a denied request.
 func turnAway(w http.ResponseWriter, d *denial) {
 	h := w.Header()
+	switch d.status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusTooManyRequests:
+		h.Set("Connection", "close") // nobody who is turned away keeps a connection
+	}
 	if d.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="solekey"`) // without resource_metadata, which starts an OAuth flow
 	}

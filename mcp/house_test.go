@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,47 +42,126 @@ var eras = map[string]func(params string) string{
 // house is a real store with its keeper and a server in front of it.
 type house struct {
 	t       testing.TB
+	dir     string
+	root    vault.Root
 	keeper  *vault.Keeper
 	backend *backend
 	server  *mcp.Server
 	log     *strings.Builder // of the server
 	now     time.Time
+	later   atomic.Int64 // on top of now; may be moved while calls run
 }
 
-// backend is a real engine whose journal can be made to fail.
+// backend is a real engine that can be made to fail. All but journal may be
+// changed while calls run.
 type backend struct {
 	storage.Backend
 	journal error
+	gate    atomic.Pointer[gate]
+	reads   atomic.Pointer[error]  // of every Get
+	panics  atomic.Pointer[string] // of every Append
+	getting atomic.Pointer[string] // panics of every Get
+}
+
+// gate holds up whatever appends a line, until it is opened or the call ends.
+type gate struct {
+	deaf    bool // calls that end wait too
+	open    chan struct{}
+	waiting chan struct{} // one element for each call that has come to the gate
 }
 
 func (b *backend) Append(ctx context.Context, bodies ...[]byte) (uint64, error) {
 	if b.journal != nil {
 		return 0, b.journal
 	}
+	if text := b.panics.Load(); text != nil {
+		panic(*text)
+	}
+	if g := b.gate.Load(); g != nil {
+		g.waiting <- struct{}{}
+		if g.deaf {
+			ctx = context.WithoutCancel(ctx)
+		}
+		select {
+		case <-g.open:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
 	return b.Backend.Append(ctx, bodies...)
 }
 
+func (b *backend) Get(ctx context.Context, id identity.ID, keys ...string) (storage.Result, error) {
+	if err := b.reads.Load(); err != nil {
+		return storage.Result{}, *err
+	}
+	if text := b.getting.Load(); text != nil {
+		panic(*text)
+	}
+	return b.Backend.Get(ctx, id, keys...)
+}
+
+// shut puts a gate before the journal: calls that read a value hang there.
+func (h *house) shut() *gate {
+	g := &gate{open: make(chan struct{}), waiting: make(chan struct{}, 1<<16)}
+	h.backend.gate.Store(g)
+	return g
+}
+
+// lift removes the gate for calls to come, and lets those that wait pass.
+func (h *house) lift(g *gate) {
+	h.backend.gate.Store(nil)
+	close(g.open)
+}
+
+// pass lets time go by, for the clocks of the house.
+func (h *house) pass(d time.Duration) { h.later.Add(int64(d)) }
+
 func newHouse(t testing.TB) *house {
 	t.Helper()
-	store, err := bolt.Create(t.TempDir(), bolt.Options{})
+	h := &house{t: t, dir: t.TempDir(), root: vault.NewRoot(), log: &strings.Builder{}, now: noon}
+	store, err := bolt.Create(h.dir, bolt.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := vault.NewRoot()
-	h := &house{t: t, backend: &backend{Backend: store}, log: &strings.Builder{}, now: noon}
-	now := func() time.Time { return h.now }
-	if _, err := vault.Init(t.Context(), h.backend, root, vault.InitOptions{NoRecovery: true, Now: now}); err != nil {
+	h.backend = &backend{Backend: store}
+	if _, err := vault.Init(t.Context(), h.backend, h.root, vault.InitOptions{NoRecovery: true, Now: h.clock}); err != nil {
 		t.Fatal(err)
 	}
-	h.keeper = vault.Open(h.backend, func(context.Context, identity.ID) (vault.Root, error) { return root, nil }, vault.Options{Now: now})
-	t.Cleanup(func() { h.keeper.Close() })
+	h.keeper = h.keep(h.backend)
 	h.server = h.serve(h.keeper.Unlock)
 	return h
 }
 
+// clock is the time in the house.
+func (h *house) clock() time.Time { return h.now.Add(time.Duration(h.later.Load())) }
+
+// keep returns a keeper of the store in b, until the test ends.
+func (h *house) keep(b storage.Backend) *vault.Keeper {
+	k := vault.Open(b, func(context.Context, identity.ID) (vault.Root, error) { return h.root, nil }, vault.Options{Now: h.clock})
+	h.t.Cleanup(func() { k.Close() })
+	return k
+}
+
+// neighbour returns a second keeper of the same directory, as another process
+// has it.
+func (h *house) neighbour() *vault.Keeper {
+	h.t.Helper()
+	store, err := bolt.Open(h.dir, bolt.Options{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return h.keep(store)
+}
+
 // serve returns another server of the house, with another way to unlock.
 func (h *house) serve(u mcp.Unlock) *mcp.Server {
-	return mcp.New(u, mcp.Options{Version: "1.2.3", Log: textLog(h.log), Now: func() time.Time { return h.now }})
+	return h.serveHTTP(u, mcp.HTTPOptions{})
+}
+
+// serveHTTP is serve, with options for HTTP.
+func (h *house) serveHTTP(u mcp.Unlock, o mcp.HTTPOptions) *mcp.Server {
+	return mcp.New(u, mcp.Options{Version: "1.2.3", Log: textLog(h.log), Now: h.clock, HTTP: o})
 }
 
 // agent creates an identity and returns its key.

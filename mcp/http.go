@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"mime"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -65,30 +64,21 @@ func (unobserved) Streams(int)                            {}
 type endpoint struct {
 	server  *Server
 	http    HTTPOptions
-	hosts   map[string]bool
+	hosts   map[hostPort]bool
 	limits  *limits
 	streams *streams
 	observe Observer
 }
 
 func newEndpoint(s *Server, o HTTPOptions) *endpoint {
-	e := &endpoint{server: s, http: o, hosts: map[string]bool{}, limits: newLimits(o.Rate), streams: newStreams(), observe: o.Observe}
+	e := &endpoint{server: s, http: o, hosts: map[hostPort]bool{}, limits: newLimits(o.Rate), streams: newStreams(), observe: o.Observe}
 	for _, name := range o.Hosts {
-		e.hosts[hostName(name)] = true
+		e.hosts[parseHost(name)] = true
 	}
 	if e.observe == nil {
 		e.observe = unobserved{}
 	}
 	return e
-}
-
-// hostName is a name of Hosts as requests are compared with.
-func hostName(name string) string {
-	name = strings.ToLower(name)
-	if host, port, err := net.SplitHostPort(name); err == nil {
-		return net.JoinHostPort(host, port)
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
 }
 
 // Handler returns the endpoint: /mcp (Streamable HTTP, every revision), and
@@ -154,6 +144,7 @@ func (e *endpoint) route(w http.ResponseWriter, r *http.Request) *denial {
 	case misplaced(r):
 		return errLeaked
 	case path == "/register": // the end of the OAuth discovery of some clients, which print it
+		w.Header().Set("Connection", "close")
 		send(w, http.StatusNotFound, "text/plain; charset=utf-8", []byte(keyHint+"\n"))
 		return nil
 	case strings.HasPrefix(path, "/.well-known/"):
@@ -180,7 +171,12 @@ func (e *endpoint) guarded(w http.ResponseWriter, r *http.Request, method, via s
 
 // post serves /mcp.
 func (e *endpoint) post(w http.ResponseWriter, r *http.Request, c *caller) *denial {
-	text, m, bad, d := receive(w, r)
+	end, d := e.limits.begin(c.quota)
+	if d != nil {
+		return d
+	}
+	defer end()
+	text, m, bad, d := e.receive(w, r, c)
 	switch {
 	case d != nil:
 		return d
@@ -213,7 +209,7 @@ func (e *endpoint) post(w http.ResponseWriter, r *http.Request, c *caller) *deni
 
 // receive reads the message of a request. One that is no message comes back
 // as the answer to it.
-func receive(w http.ResponseWriter, r *http.Request) (text []byte, m message, bad *answer, _ *denial) {
+func (e *endpoint) receive(w http.ResponseWriter, r *http.Request, c *caller) (text []byte, m message, bad *answer, _ *denial) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return nil, m, nil, deny(http.StatusUnsupportedMediaType, vault.BadRequest, "A request is application/json.", "")
 	}
@@ -221,7 +217,10 @@ func receive(w http.ResponseWriter, r *http.Request) (text []byte, m message, ba
 	if d != nil {
 		return nil, m, nil, d
 	}
-	if identity.LooksLikeKey(string(text)) {
+	if d := c.quota.weigh(len(text), e.server.now()); d != nil {
+		return nil, m, nil, d
+	}
+	if identity.HoldsKey(string(text)) {
 		return nil, m, nil, errKeyText
 	}
 	m, bad = parse(text)

@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -15,40 +16,45 @@ import (
 // endpoint. Everything here is bounded: by proven identities, or by a number.
 
 const (
-	maxCallsOfOne  = 128 // tool calls running, of one identity
-	maxCallsOfAll  = 1024
-	maxStreamsOne  = 8 // event streams open, of one identity
-	maxStreamsAll  = 1024
-	failedRate     = 10 // failed keys per second and address
-	failedBurst    = 50
-	maxAddresses   = 4096
-	maxProven      = 4096
-	maxQuotas      = 4096 // kept before idle ones are dropped
-	quotaIdle      = time.Minute
-	requestsByCall = 5
-	burstByRate    = 4
+	maxRunningOfOne = 128 // requests that are read or answered, of one identity
+	maxRunningOfAll = 1024
+	fairShare       = 16
+	sizePerRequest  = 4 << 10 // bytes of a body that count as one more request
+	maxStreamsOne   = 8       // event streams open, of one identity
+	maxStreamsAll   = 1024
+	failedRate      = 10 // failures per second, of one key
+	failedBurst     = 50
+	addressRate     = 200 // failures per second, of all keys from one address
+	addressBurst    = 1000
+	maxBuckets      = 4096
+	maxProven       = 4096
+	maxQuotas       = 4096 // kept before idle ones are dropped
+	quotaIdle       = time.Minute
+	requestsByCall  = 5
+	burstByRate     = 4
 )
 
 // limits are those of one endpoint.
 type limits struct {
-	rate  rate.Limit // tool calls per second and identity
-	calls chan struct{}
+	rate rate.Limit // tool calls per second and identity
 
-	mu     sync.Mutex
-	quotas map[identity.ID]*quota
-	failed map[netip.Prefix]*rate.Limiter
-	others *rate.Limiter // of the addresses that failed has no room for
-	proven map[identity.SlotID]struct{}
+	mu        sync.Mutex
+	running   int // requests
+	quotas    map[identity.ID]*quota
+	addresses *buckets[netip.Prefix]    // keys that are nobody's, by where they come from
+	strangers *buckets[origin]          // the same, each by itself
+	closed    *buckets[identity.SlotID] // revoked and expired keys; each attempt is a line of the log
+	proven    map[identity.SlotID]struct{}
 }
 
 func newLimits(perSecond int) *limits {
 	l := &limits{
-		rate:   rate.Limit(perSecond),
-		calls:  make(chan struct{}, maxCallsOfAll),
-		quotas: map[identity.ID]*quota{},
-		failed: map[netip.Prefix]*rate.Limiter{},
-		others: rate.NewLimiter(failedRate, failedBurst),
-		proven: map[identity.SlotID]struct{}{},
+		rate:      rate.Limit(perSecond),
+		quotas:    map[identity.ID]*quota{},
+		addresses: newBuckets[netip.Prefix](addressRate, addressBurst),
+		strangers: newBuckets[origin](failedRate, failedBurst),
+		closed:    newBuckets[identity.SlotID](failedRate, failedBurst),
+		proven:    map[identity.SlotID]struct{}{},
 	}
 	switch {
 	case perSecond == 0:
@@ -62,10 +68,11 @@ func newLimits(perSecond int) *limits {
 // quota is what one identity may ask.
 type quota struct {
 	requests, calls *rate.Limiter
-	running         chan struct{} // tool calls
-	all             chan struct{} // tool calls of everybody
-	streams         int           // guarded by limits.mu
-	seen            time.Time     // guarded by limits.mu
+
+	// Guarded by limits.mu.
+	running int // requests
+	streams int
+	seen    time.Time
 }
 
 // of returns the quota of a proven identity.
@@ -81,8 +88,6 @@ func (l *limits) of(id identity.ID, now time.Time) *quota {
 		q = &quota{
 			requests: rate.NewLimiter(requestsByCall*l.rate, requestsByCall*burst),
 			calls:    rate.NewLimiter(l.rate, burst),
-			running:  make(chan struct{}, maxCallsOfOne),
-			all:      l.calls,
 		}
 		l.quotas[id] = q
 	}
@@ -94,18 +99,20 @@ func (l *limits) of(id identity.ID, now time.Time) *quota {
 // burst to be theirs again.
 func (l *limits) dropIdle(now time.Time) {
 	for id, q := range l.quotas {
-		if q.streams == 0 && len(q.running) == 0 && now.Sub(q.seen) > quotaIdle {
+		if q.streams == 0 && q.running == 0 && now.Sub(q.seen) > quotaIdle {
 			delete(l.quotas, id)
 		}
 	}
 }
 
-// take spends one of a rate, or returns when there will be one.
-func take(l *rate.Limiter, now time.Time) (wait time.Duration) {
-	if l.AllowN(now, 1) {
+// take spends n of a rate, or returns when they will be there. More than a
+// burst is a burst.
+func take(l *rate.Limiter, now time.Time, n int) (wait time.Duration) {
+	n = min(n, l.Burst())
+	if l.AllowN(now, n) {
 		return 0
 	}
-	r := l.ReserveN(now, 1)
+	r := l.ReserveN(now, n)
 	defer r.CancelAt(now)
 	return max(r.DelayFrom(now), time.Millisecond)
 }
@@ -115,27 +122,44 @@ func tooFast(what string, wait time.Duration) *vault.Refusal {
 	return &vault.Refusal{Word: vault.RateLimited, Message: what, Hint: "Repeat this call after the wait.", RetryAfter: max(wait, 10*time.Millisecond)}
 }
 
-// begin admits one tool call; a nil quota admits every one. The caller calls
-// end when it is done.
-func (q *quota) begin(now time.Time) (end func(), err error) {
+// begin admits one request, before its body is read: what waits and what runs
+// is memory. When half of the room is taken, those who have much get no more.
+// The caller calls end when it is answered.
+func (l *limits) begin(q *quota) (end func(), d *denial) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if q.running >= maxRunningOfOne || l.running >= maxRunningOfAll/2 && q.running >= fairShare || l.running >= maxRunningOfAll {
+		return nil, &denial{http.StatusTooManyRequests, tooFast("Too many requests are running.", 250*time.Millisecond)}
+	}
+	q.running++
+	l.running++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		q.running--
+		l.running--
+	}, nil
+}
+
+// weigh counts what a request brought.
+func (q *quota) weigh(size int, now time.Time) *denial {
+	if n := size / sizePerRequest; n > 0 {
+		if wait := take(q.requests, now, n); wait > 0 {
+			return &denial{http.StatusTooManyRequests, tooFast("This identity sends too much.", wait)}
+		}
+	}
+	return nil
+}
+
+// call admits one tool call; a nil quota admits every one.
+func (q *quota) call(now time.Time) error {
 	if q == nil {
-		return func() {}, nil
+		return nil
 	}
-	if wait := take(q.calls, now); wait > 0 {
-		return nil, tooFast("This identity makes too many calls.", wait)
+	if wait := take(q.calls, now, 1); wait > 0 {
+		return tooFast("This identity makes too many calls.", wait)
 	}
-	select {
-	case q.running <- struct{}{}:
-	default:
-		return nil, tooFast("Too many calls of this identity are running.", 250*time.Millisecond)
-	}
-	select {
-	case q.all <- struct{}{}:
-	default:
-		<-q.running
-		return nil, tooFast("The endpoint is serving as many calls as it can.", 250*time.Millisecond)
-	}
-	return func() { <-q.all; <-q.running }, nil
+	return nil
 }
 
 // stream admits one event stream of q, or reports that there are enough.
@@ -166,51 +190,105 @@ func network(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// barred returns how long the address of too many failed keys has to wait. A
-// key that has proved itself and not failed since is not held up by what else
-// comes from its address: behind a proxy that may be anybody.
-func (l *limits) barred(from netip.Addr, slot identity.SlotID, now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	bucket := l.failed[network(from)]
-	if bucket == nil && len(l.failed) >= maxAddresses {
-		bucket = l.others
-	}
-	if bucket == nil || bucket.TokensAt(now) >= 1 {
-		return 0
-	}
-	if _, ok := l.proven[slot]; ok {
-		return 0
-	}
-	return time.Second
+// buckets are token buckets by what requests have in common. There is room
+// for so many; what finds none has no limit.
+type buckets[K comparable] struct {
+	rate  rate.Limit
+	burst int
+	of    map[K]*rate.Limiter
+	swept time.Time // when full buckets were last dropped
 }
 
-// failure counts a key that failed.
-func (l *limits) failure(from netip.Addr, slot identity.SlotID, now time.Time) {
+func newBuckets[K comparable](perSecond rate.Limit, burst int) *buckets[K] {
+	return &buckets[K]{rate: perSecond, burst: burst, of: map[K]*rate.Limiter{}}
+}
+
+// get returns the bucket of k; nil if there is no limit.
+func (b *buckets[K]) get(k K, now time.Time) *rate.Limiter {
+	if l := b.of[k]; l != nil {
+		return l
+	}
+	if len(b.of) >= maxBuckets && now.Sub(b.swept) >= time.Second {
+		b.swept = now
+		for k, l := range b.of {
+			if l.TokensAt(now) >= float64(b.burst) {
+				delete(b.of, k)
+			}
+		}
+	}
+	if len(b.of) >= maxBuckets {
+		return nil
+	}
+	l := rate.NewLimiter(b.rate, b.burst)
+	b.of[k] = l
+	return l
+}
+
+// origin is a key from somewhere. A text that is no key has the zero slot.
+type origin struct {
+	net  netip.Prefix
+	slot identity.SlotID
+}
+
+// attempt is a key that may be tried. What it took from the limits of failures
+// is theirs until it proves itself.
+type attempt struct {
+	at    time.Time
+	taken []*rate.Reservation
+}
+
+func (a *attempt) take(l *rate.Limiter) bool {
+	if l == nil {
+		return true
+	}
+	r := l.ReserveN(a.at, 1)
+	if r.DelayFrom(a.at) > 0 {
+		r.CancelAt(a.at)
+		return false
+	}
+	a.taken = append(a.taken, r)
+	return true
+}
+
+func (a *attempt) giveBack() {
+	for _, r := range a.taken {
+		r.CancelAt(a.at)
+	}
+}
+
+// try admits a key to be proved, unless it failed too often, or too many
+// others from its address did. A key that has proved itself to this server is
+// not held up by its address, which behind a proxy may be everybody's.
+func (l *limits) try(from origin, now time.Time) (a attempt, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a.at = now
+	if closed := l.closed.of[from.slot]; closed != nil {
+		return a, a.take(closed)
+	}
+	if _, known := l.proven[from.slot]; known {
+		return a, true
+	}
+	ok = a.take(l.addresses.get(from.net, now)) && a.take(l.strangers.get(from, now))
+	if !ok {
+		a.giveBack()
+	}
+	return a, ok
+}
+
+// spent counts an attempt with a closed key. Only its holder is told that it
+// is closed, and only its holder waits: others at that address may have the
+// next key.
+func (l *limits) spent(a attempt, slot identity.SlotID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.proven, slot)
-	net := network(from)
-	bucket := l.failed[net]
-	if bucket == nil {
-		if len(l.failed) >= maxAddresses {
-			l.dropCalm(now)
-		}
-		bucket = l.others
-		if len(l.failed) < maxAddresses {
-			bucket = rate.NewLimiter(failedRate, failedBurst)
-			l.failed[net] = bucket
-		}
+	if l.closed.of[slot] != nil {
+		return // it took its place there
 	}
-	bucket.AllowN(now, 1)
-}
-
-// dropCalm forgets addresses whose burst is theirs again.
-func (l *limits) dropCalm(now time.Time) {
-	for net, b := range l.failed {
-		if b.TokensAt(now) >= failedBurst {
-			delete(l.failed, net)
-		}
+	if own := l.closed.get(slot, a.at); own != nil { // else it counts as a stranger
+		a.giveBack()
+		own.AllowN(a.at, 1)
 	}
 }
 

@@ -123,13 +123,13 @@ func (c *caller) unlock(ctx context.Context) (*vault.Vault, error) {
 	return v, nil
 }
 
-// admit lets one tool call begin, if the caller is within its limits. What is
-// over them leaves no audit line: a line for each would be the flood.
-func (c *caller) admit(now time.Time) (end func(), err error) {
+// admit lets one tool call begin, if the caller is within its rate. What is
+// over it leaves no audit line: a line for each would be the flood.
+func (c *caller) admit(now time.Time) error {
 	if c == nil {
-		return nil, errNoCaller
+		return errNoCaller
 	}
-	return c.quota.begin(now)
+	return c.quota.call(now)
 }
 
 // errNoCaller reports a request that no transport vouched for. It reads

@@ -22,6 +22,7 @@ import (
 
 const (
 	maxDepth = 32
+	maxParts = 4 << 10 // values in one message: the library makes maps of them, several times
 	maxID    = 1 << 10
 )
 
@@ -39,6 +40,9 @@ type message struct {
 // message.
 func parse(text []byte) (message, *answer) {
 	var m message
+	if deep, parts := shape(text); deep > maxDepth || parts > maxParts {
+		return m, fault(idOf(text), mcp.INVALID_REQUEST, "The request is nested too deeply, or holds too many values.")
+	}
 	err := json.Unmarshal(text, &m)
 	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) || !utf8.Valid(text) {
 		return m, fault(nil, mcp.PARSE_ERROR, "Parse error")
@@ -53,8 +57,6 @@ func parse(text []byte) (message, *answer) {
 	switch {
 	case err != nil || m.Version != mcp.JSONRPC_VERSION || m.Method == "" && !answers || m.Method != "" && answers:
 		return m, fault(m.ID, mcp.INVALID_REQUEST, "Invalid request")
-	case depth(text) > maxDepth:
-		return m, fault(m.ID, mcp.INVALID_REQUEST, "The request is nested too deeply.")
 	}
 	if answers {
 		m.ID = nil // an answer to a request that was never sent
@@ -62,13 +64,26 @@ func parse(text []byte) (message, *answer) {
 	return m, nil
 }
 
+// idOf returns the id of what is not decoded; nil if it has none to answer to.
+func idOf(text []byte) json.RawMessage {
+	var m struct {
+		ID json.RawMessage `json:"id"`
+	}
+	if json.Unmarshal(text, &m) != nil || m.ID == nil || !usableID(m.ID) {
+		return nil
+	}
+	return m.ID
+}
+
 func usableID(id json.RawMessage) bool {
 	return len(id) <= maxID && (id[0] == '"' || id[0] == '-' || '0' <= id[0] && id[0] <= '9')
 }
 
-// depth returns how deep objects and arrays are nested in valid JSON.
-func depth(b []byte) int {
-	deepest, open, quoted := 0, 0, false
+// shape returns how deep objects and arrays are nested in JSON, and about how
+// many values there are. It allocates nothing, so it comes before decoding; of
+// what is no JSON it may say anything.
+func shape(b []byte) (deepest, parts int) {
+	open, quoted := 0, false
 	for i := 0; i < len(b); i++ {
 		switch c := b[i]; {
 		case c == '"':
@@ -79,12 +94,15 @@ func depth(b []byte) int {
 			}
 		case c == '{' || c == '[':
 			open++
+			parts++
 			deepest = max(deepest, open)
 		case c == '}' || c == ']':
 			open--
+		case c == ',':
+			parts++
 		}
 	}
-	return deepest
+	return deepest, parts
 }
 
 // exchange has the library answer a request of the session name. The

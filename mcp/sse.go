@@ -21,15 +21,17 @@ import (
 //   - The session id opens nothing: a POST brings its own key, and a stream
 //     takes it only from the key slot that opened it. An id that is invented,
 //     ended or another slot's is 404.
-//   - A stream is judged again every 500 ms, each by itself, and ends with its
-//     key: in under a second after a revocation in any process. A judgement
-//     that does not come in 400 ms ends it too; clients open another.
+//   - A stream is judged again every 400 ms, each by itself, and ends with its
+//     key: in under a second after a revocation in any process. While the store
+//     cannot be asked it goes on for 10 s, and then ends as well: it gives
+//     nothing by itself, as each call on it passes the gate.
 //   - What runs for a stream ends with it.
 //   - A reader who stalls is dropped after 10 s.
 
 const (
-	judgeEvery   = 500 * time.Millisecond
-	judgeTime    = 400 * time.Millisecond
+	judgeEvery   = 400 * time.Millisecond
+	judgePause   = 10 * time.Second // without a judgement
+	endTime      = 100 * time.Millisecond
 	aliveEvery   = 15 * time.Second
 	maxUnheard   = 64 // requests of one stream whose answers are not written yet
 	sessionParam = "sessionId"
@@ -136,10 +138,11 @@ func (e *endpoint) stream(w http.ResponseWriter, r *http.Request, c *caller) *de
 	ctl := http.NewResponseController(w)
 	var judging sync.WaitGroup
 	judging.Go(func() {
-		judge(st, v)
-		// Whoever waits in a write is freed by it; the handler has not
-		// returned yet.
-		_ = ctl.SetWriteDeadline(time.Unix(1, 0))
+		e.server.calmly(func() { judge(st, v) })
+		// A write that waits for its reader is freed; one that does not has
+		// the time to end the stream in order. tell looks at the end of the
+		// stream after it sets a deadline of its own.
+		_ = ctl.SetWriteDeadline(time.Now().Add(endTime))
 	})
 	defer judging.Wait()
 	defer st.cancel()
@@ -153,16 +156,19 @@ func judge(st *stream, v *vault.Vault) {
 	defer st.cancel()
 	tick := time.NewTicker(judgeEvery)
 	defer tick.Stop()
-	for {
+	for good := time.Now(); ; {
 		select {
 		case <-st.ctx.Done():
 			return
 		case <-tick.C:
 		}
-		ctx, cancel := context.WithTimeout(st.ctx, judgeTime)
+		ctx, cancel := context.WithTimeout(st.ctx, unlockTime)
 		err := v.Live(ctx)
 		cancel()
-		if err != nil {
+		switch word := vault.Refuse(err).Word; {
+		case err == nil:
+			good = time.Now()
+		case word == vault.Revoked || word == vault.Expired || word == vault.Unauthorized, time.Since(good) > judgePause:
 			return
 		}
 	}
@@ -177,10 +183,7 @@ func tell(st *stream, w http.ResponseWriter, ctl *http.ResponseController) {
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
 	for text := []byte("event: endpoint\ndata: /message?" + sessionParam + "=" + st.id + "\n\n"); ; {
-		if st.ctx.Err() != nil || patience(w) != nil {
-			return
-		}
-		if st.ctx.Err() != nil { // the deadline of its end was overwritten
+		if patience(w) != nil || st.ctx.Err() != nil {
 			return
 		}
 		if _, err := w.Write(text); err != nil || ctl.Flush() != nil {
@@ -214,7 +217,17 @@ func (e *endpoint) message(w http.ResponseWriter, r *http.Request, c *caller) *d
 	if st == nil {
 		return errNoStream
 	}
-	text, m, bad, d := receive(w, r)
+	end, d := e.limits.begin(c.quota)
+	if d != nil {
+		return d
+	}
+	handed := false // to the goroutine that answers
+	defer func() {
+		if !handed {
+			end()
+		}
+	}()
+	text, m, bad, d := e.receive(w, r, c)
 	switch {
 	case d != nil:
 		return d
@@ -231,7 +244,11 @@ func (e *endpoint) message(w http.ResponseWriter, r *http.Request, c *caller) *d
 	default:
 		return &denial{http.StatusTooManyRequests, tooFast("Too many requests of this session wait for their answer.", time.Second)}
 	}
-	if !e.streams.start(st, func() { e.answer(st, c, m, text) }) {
+	handed = e.streams.start(st, func() {
+		defer end()
+		e.server.calmly(func() { e.answer(st, c, m, text) })
+	})
+	if !handed {
 		<-st.places
 		return errNoStream
 	}

@@ -74,7 +74,7 @@ func TestLinesThatAreNoRequests(t *testing.T) {
 		"overflowing id":     {`{"jsonrpc":"2.0","id":1e999,"method":"ping"}`, "1e999", -32600},
 		"overflowing number": {call(1, "get_secret", `{"label":1e999}`), "1", -32600},
 		"deep":               {request(1, "ping", `{"a":`+deep(40)+`}`), "1", -32600},
-		"very deep":          {request(1, "ping", `{"a":`+deep(20000)+`}`), "null", -32700},
+		"very deep":          {request(1, "ping", `{"a":`+deep(20000)+`}`), "null", -32600},
 		"params is a list":   {request(1, "tools/call", `["CANARY"]`), "1", -32600},
 		"params is a text":   {request(1, "tools/call", `"CANARY"`), "1", -32600},
 		"cursor":             {request(1, "tools/list", `{"cursor":"CANARY!"}`), "1", -32602},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/internal/seal"
@@ -75,7 +76,7 @@ func (k *Keeper) addKey(ctx context.Context, id identity.ID, proof identity.Key,
 		if c.event == audit.Rotate {
 			c.note = "new " + made.ID.String()
 		}
-		return w.addSlot(made)
+		return w.addSlot(made, k.now())
 	})
 	w.wipe()
 	if err != nil {
@@ -117,11 +118,15 @@ func (k *Keeper) prove(w *view, proof identity.Key) (*seal.Inner, *seal.Slot, er
 	return inner, r.slot, err
 }
 
-// addSlot adds a slot. The oldest closed one goes when room is needed.
-func (w *view) addSlot(s seal.Slot) error {
+// addSlot adds a slot. When room is needed the oldest one goes that opens
+// nothing any more: a closed one, else one whose key has expired.
+func (w *view) addSlot(s seal.Slot, now time.Time) error {
 	h := w.head
 	if len(h.Slots) >= seal.MaxSlots {
 		i := slices.IndexFunc(h.Slots, func(s seal.Slot) bool { return s.State == seal.SlotClosed })
+		if i < 0 {
+			i = slices.IndexFunc(h.Slots, func(s seal.Slot) bool { return s.Expires != 0 && s.Expires <= millis(now) })
+		}
 		if i < 0 {
 			return refuse(BadRequest, fmt.Sprintf("An identity has at most %d keys.", seal.MaxSlots), "Revoke one: solekey key list NAME, then solekey key revoke NAME KEY.")
 		}

@@ -45,6 +45,9 @@ func (a *app) bridge(ctx context.Context, p profile) error {
 func (a *app) bridgeKey(p profile) (string, *bridge.Refusal) {
 	text, err := a.bearer(p)
 	if err == nil {
+		err = a.unmoved(p)
+	}
+	if err == nil {
 		return text, nil
 	}
 	r := vault.Refuse((&door{app: a}).refusal(err))
@@ -61,7 +64,24 @@ func (a *app) bearer(p profile) (string, error) {
 	if err := agentOnly(in); err != nil {
 		return "", err
 	}
+	if in.key.Identity().String() != p.ID {
+		return "", failf(exitNotFound, "the key of profile %s is another identity's", p.name).hint("solekey profile rm "+p.name, "solekey profile add "+p.name+" --remote "+p.URL)
+	}
 	return reveal(in), nil
+}
+
+// unmoved refuses a profile that was made anew since p was read: the key that
+// rests under its name may be another endpoint's. It is asked after the key
+// was read, since a profile is written after its key.
+func (a *app) unmoved(p profile) error {
+	now, err := a.anyProfile(p.name)
+	if err != nil {
+		return missingProfile(p.name, err)
+	}
+	if now.URL != p.URL {
+		return failf(exitNotFound, "profile %s leads elsewhere now", p.name).hint("restart this MCP server")
+	}
+	return nil
 }
 
 // agentOnly refuses a key that must not be sent to an endpoint.

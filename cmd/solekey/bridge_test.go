@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -76,6 +79,37 @@ func TestBridgeReachesAHostedVault(t *testing.T) {
 }
 
 // TestProfileAddRefusesADeadKey keeps nothing that does not work.
+// TestNewKeyDoesNotReachTheOldHost: a profile is made anew for another
+// endpoint while a bridge to the old one runs, which answers 401 and hopes.
+func TestNewKeyDoesNotReachTheOldHost(t *testing.T) {
+	var mu sync.Mutex
+	heard := map[string]bool{}
+	old := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		heard[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")] = true
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer old.Close()
+	w, first := newHostedWorld(t)
+	second := strings.TrimSpace(w.must("identity", "create", "second", "--print-key").stdout)
+	h := w.host(setting{}, "--listen", "127.0.0.1:0")
+	v := newBareWorld(t)
+	v.mustWith(first, "profile", "add", "far", "--remote", old.URL, "--stdin", "--no-check")
+	s := v.serve("--profile", "far")
+	s.get("TOKEN").wants(t, "from the old host", "", "unauthorized")
+	v.must("profile", "rm", "far", "--yes")
+	v.mustWith(second, "profile", "add", "far", "--remote", h.url, "--stdin")
+	s.get("TOKEN").wants(t, "once the profile leads elsewhere", "", "unauthorized")
+	s.close()
+	h.stop()
+	mu.Lock()
+	defer mu.Unlock()
+	if !heard[first] || heard[second] {
+		t.Errorf("the old host heard its own key: %v, the new one: %v, want true and false", heard[first], heard[second])
+	}
+}
+
 func TestProfileAddRefusesADeadKey(t *testing.T) {
 	w, key := newHostedWorld(t)
 	h := w.host(setting{}, "--listen", "127.0.0.1:0")

@@ -1,12 +1,46 @@
 package main
 
 import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
+
+// TestPrivatePortAnswersNoWebPage: a page could reach it under a name that it
+// makes lead to loopback.
+func TestPrivatePortAnswersNoWebPage(t *testing.T) {
+	m := newMeter(slog.New(slog.DiscardHandler), version(), time.Now())
+	for _, c := range []struct {
+		host, origin string
+		loopback     bool
+		want         int
+	}{
+		{"127.0.0.1:9464", "", true, 200},
+		{"localhost:9464", "", true, 200},
+		{"[::1]:9464", "", true, 200},
+		{"evil.example:9464", "", true, 403},
+		{"evil.example", "", true, 403},
+		{"127.0.0.1:9464", "http://evil.example", true, 403},
+		{"10.1.2.3:9464", "", false, 200}, // a kubelet
+		{"10.1.2.3:9464", "http://evil.example", false, 403},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		r.Host = c.host
+		if c.origin != "" {
+			r.Header.Set("Origin", c.origin)
+		}
+		w := httptest.NewRecorder()
+		privatePort(&readiness{}, m, c.loopback).ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("Host %s, Origin %q, loopback %v: %d, want %d", c.host, c.origin, c.loopback, w.Code, c.want)
+		}
+	}
+}
 
 func TestMetricsAreTextThatPrometheusReads(t *testing.T) {
 	c := newCounters("calls_total", "Calls.", "tool", "outcome")

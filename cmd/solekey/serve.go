@@ -157,7 +157,7 @@ func (h *hosting) build(ended context.Context, keeper *vault.Keeper) error {
 	h.public.ConnState = h.conns.track
 	h.ready = &readiness{probe: func(ctx context.Context) error { return probe(ctx, keeper) }, now: h.app.now}
 	if h.opts.metrics != "" {
-		h.private = httpServer(h.log, privatePort(h.ready, m))
+		h.private = httpServer(h.log, privatePort(h.ready, m, isLoopback(h.opts.metrics)))
 		h.private.WriteTimeout = readTime
 	}
 	return h.secure(ended)
@@ -227,7 +227,7 @@ func (h *hosting) start(ended context.Context, public, private net.Listener) {
 		if h.public.TLSConfig != nil {
 			serve = func(l net.Listener) error { return h.public.ServeTLS(l, "", "") }
 		}
-		h.ended(serve(public))
+		h.ended(serve(newBounded(public, h.loopback || h.opts.proxied)))
 	})
 	if h.private != nil {
 		h.aside.Go(func() { h.ended(h.private.Serve(private)) })

@@ -54,8 +54,9 @@ and shows no identity, label or value, but belongs to no public network.
 
 Every flag is also read from the environment: SOLEKEY_SERVE_LISTEN for --listen,
 lists with commas. A socket from systemd (LISTEN_FDS) takes the place of
---listen. On SIGTERM the server finishes what it has begun and exits; with
---takeover a newer one has its port by then.`,
+--listen. On SIGTERM the server finishes what it has begun and exits. If both
+have --takeover, a newer one has its port by then; any program of this user can
+join such a port.`,
 		Example: `  solekey serve
   solekey serve --listen :443 --acme-domain vault.example.com --acme-email ops@example.com
   solekey serve --listen :7653 --tls-cert cert.pem --tls-key key.pem --allow-host vault.example.com:7653
@@ -79,7 +80,7 @@ lists with commas. A socket from systemd (LISTEN_FDS) takes the place of
 func (o *serveOptions) declare(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", defaultListen, "`ADDR` to serve on")
-	f.BoolVar(&o.takeover, "takeover", false, "take the port over from a server of the same user, which is stopped afterwards (Linux)")
+	f.BoolVar(&o.takeover, "takeover", false, "share the port with a newer or older server of this user, for an upgrade; both need it (Linux)")
 	f.StringVar(&o.cert, "tls-cert", "", "`FILE` with the certificate chain, PEM")
 	f.StringVar(&o.key, "tls-key", "", "`FILE` with the certificate's private key, PEM")
 	f.StringSliceVar(&o.acme.domains, "acme-domain", nil, "get certificates for `NAME` by ACME, accepting the authority's terms; may be repeated")

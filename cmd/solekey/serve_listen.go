@@ -18,14 +18,14 @@ import (
 //
 // A newer server replaces an older one without a refused connection in two
 // ways. With a socket from systemd both have the same queue, so nothing is
-// lost when one of them closes it. With --takeover the newer one joins the
-// port of the older one and gets every new connection from then on; the older
-// one closes an empty queue.
+// lost when one of them closes it. With --takeover on both, the newer one
+// joins the port of the older one and gets every new connection from then on;
+// the older one closes an empty queue.
 
-// listen opens a TCP port. Without takeover the port must be free; from then
-// on a server of the same user may join it. Linux lets only processes of the
-// same user do so, who could as well stop this process, take its port and
-// read its files.
+// listen opens a TCP port. Without takeover it must be free, and stays this
+// process's. With it, any process of the same user may join, then or later,
+// and get the keys of its callers, even one in a sandbox that sees no file of
+// ours: so it is the owner's choice.
 func listen(ctx context.Context, addr string, takeover bool) (net.Listener, error) {
 	if takeover && !canShare {
 		return nil, failf(exitUsage, "--takeover does not work on %s", runtime.GOOS)
@@ -38,11 +38,11 @@ func listen(ctx context.Context, addr string, takeover bool) (net.Listener, erro
 	l, err := how.Listen(ctx, "tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && takeover:
-		return nil, failf(exitInternal, "%s is in use by something else than a server of this user", addr).hint("solekey serve --listen " + defaultListen)
+		return nil, failf(exitInternal, "%s is in use by something else than a server of this user with --takeover", addr).hint("solekey serve --listen " + defaultListen)
 	case errors.Is(err, syscall.EADDRINUSE):
 		f := failf(exitInternal, "%s is in use by another program", addr)
 		if canShare {
-			f.hint("solekey serve --takeover     (if it is a solekey server, which you then stop)")
+			f.hint("solekey serve --takeover     (if that is a server with --takeover too, which you then stop)")
 		}
 		return nil, f.hint("solekey serve --listen HOST:PORT")
 	case errors.Is(err, syscall.EACCES):
@@ -50,7 +50,9 @@ func listen(ctx context.Context, addr string, takeover bool) (net.Listener, erro
 	case err != nil:
 		return nil, failf(exitInternal, "listening on %s: %v", addr, cause(err))
 	}
-	openToHeirs(l, takeover)
+	if takeover {
+		lead(l)
+	}
 	return l, nil
 }
 
@@ -62,16 +64,11 @@ func cause(err error) error {
 	return err
 }
 
-// openToHeirs lets a newer server join the port. It is a help for upgrades,
-// so a system that refuses it is fine.
-func openToHeirs(l net.Listener, joined bool) {
-	tcp, ok := l.(*net.TCPListener)
-	if !ok || !canShare {
-		return
-	}
-	if c, err := tcp.SyscallConn(); err == nil {
-		_ = sharePort(c)
-		if joined {
+// lead makes new connections come to l where it shares its port with an older
+// server. It is a help for upgrades, so a system that refuses it is fine.
+func lead(l net.Listener) {
+	if tcp, ok := l.(*net.TCPListener); ok {
+		if c, err := tcp.SyscallConn(); err == nil {
 			_ = preferNewest(c)
 		}
 	}

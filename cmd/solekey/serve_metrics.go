@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,12 +139,28 @@ func (m *meter) write(w http.ResponseWriter, _ *http.Request) {
 }
 
 // privatePort answers orchestrators and scrapers.
-func privatePort(r *readiness, m *meter) http.Handler {
+// On loopback it answers to loopback names only, so that no web page reads it
+// under a name of its own.
+func privatePort(r *readiness, m *meter, loopback bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answerWord(w, http.StatusOK, "live") })
 	mux.Handle("GET /readyz", r)
 	mux.HandleFunc("GET /metrics", m.write)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("Origin") != "" || loopback && !isLoopback(net.JoinHostPort(hostOnly(q.Host), "0")) {
+			answerWord(w, http.StatusForbidden, "forbidden")
+			return
+		}
+		mux.ServeHTTP(w, q)
+	})
+}
+
+// hostOnly returns a Host header without its port.
+func hostOnly(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.Trim(host, "[]")
 }
 
 const (

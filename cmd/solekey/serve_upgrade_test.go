@@ -73,7 +73,7 @@ const clients = 16
 // port, again and again, under load.
 func TestServeUpgradeFailsNoRequest(t *testing.T) {
 	w, key := newHostedWorld(t)
-	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0")
+	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0", "--takeover")
 	addr := strings.TrimSuffix(strings.TrimPrefix(h.url, "http://"), "/mcp")
 	var c clientele
 	c.call(clients, h.url, key)
@@ -96,7 +96,7 @@ func TestServeUpgradeFailsNoRequest(t *testing.T) {
 // starts the new one while the old one still accepts.
 func TestServeStopThenStartFailsNoRequest(t *testing.T) {
 	w, key := newHostedWorld(t)
-	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0", "--drain-wait", "2s")
+	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0", "--drain-wait", "2s", "--takeover")
 	addr := strings.TrimSuffix(strings.TrimPrefix(h.url, "http://"), "/mcp")
 	var c clientele
 	c.call(clients, h.url, key)
@@ -157,7 +157,7 @@ func TestServeRestartOnSystemdSocketFailsNoRequest(t *testing.T) {
 // to see a failed request.
 func TestServeUpgradeBites(t *testing.T) {
 	w, key := newHostedWorld(t)
-	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0")
+	h := w.host(setting{}, "--listen", "127.0.0.1:0", "--rate", "0", "--takeover")
 	addr := strings.TrimSuffix(strings.TrimPrefix(h.url, "http://"), "/mcp")
 	var c clientele
 	c.call(clients, h.url, key)

@@ -326,9 +326,11 @@ func (c *conn) substitute(ctx context.Context, m message, line []byte, why *Refu
 	}
 }
 
-// send writes one line. A failure of out ends the connection.
+// send writes one line. A failure of out ends the connection. Some readers end
+// lines at U+2028 and U+2029 too, which in JSON stand in strings only.
 func (c *conn) send(line []byte) {
-	line = append(line, '\n')
+	line = bytes.ReplaceAll(line, []byte("\u2028"), []byte(`\u2028`))
+	line = append(bytes.ReplaceAll(line, []byte("\u2029"), []byte(`\u2029`)), '\n')
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	select {

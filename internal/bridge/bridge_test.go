@@ -278,7 +278,7 @@ func TestWhatIsNoMessageDoesNotReachTheEndpoint(t *testing.T) {
 		{`[]`, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Batches are not supported."}}`},
 		{`{"jsonrpc":"2.0","id":null,"method":"ping"}`, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"The id must be a string or a number."}}`},
 		{`{"jsonrpc":"1.0","id":4,"method":"ping"}`, `{"jsonrpc":"2.0","id":4,"error":{"code":-32600,"message":"Invalid request"}}`},
-		{`{"jsonrpc":"2.0","id":5,"method":"ping","params":` + deep + `}`, `{"jsonrpc":"2.0","id":5,"error":{"code":-32600,"message":"The request is nested too deeply."}}`},
+		{`{"jsonrpc":"2.0","id":5,"method":"ping","params":` + deep + `}`, `{"jsonrpc":"2.0","id":5,"error":{"code":-32600,"message":"The request is nested too deeply, or holds too many values."}}`},
 		{strings.Repeat("x", 1<<20+1), `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"The line is longer than 1 MiB."}}`},
 	} {
 		if got := one(t, options(t, s.URL), c.line); got != c.want {

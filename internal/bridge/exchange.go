@@ -216,6 +216,7 @@ type reply struct {
 	header  http.Header
 	body    *io.LimitedReader
 	note    func([]byte)
+	noted   bool // the acknowledgement was passed on
 }
 
 // read returns the answer to the request, or why there is none.
@@ -273,7 +274,7 @@ const (
 
 // message reads one message of the endpoint and returns it as a line: an
 // answer to the request under the request's own id, since servers may round
-// large numbers, or a notification. A message that holds the bearer is of no
+// large numbers, or the one notification that ours sends. A message that holds the bearer is of no
 // use: what echoes requests is no endpoint.
 func (r *reply) message(b []byte) ([]byte, what) {
 	var m message
@@ -282,14 +283,15 @@ func (r *reply) message(b []byte) ([]byte, what) {
 		return nil, isNothing
 	}
 	switch {
-	case m.Method != "" && m.ID == nil && m.Result == nil && m.Error == nil:
+	case m.Method == methodAcknowledged && m.ID == nil && m.Result == nil && m.Error == nil && r.request.Method == methodListen && !r.noted:
+		r.noted = true
 		var line bytes.Buffer
 		if json.Compact(&line, b) != nil {
 			return nil, isNothing
 		}
 		return line.Bytes(), isNote
 	case m.Method != "":
-		return nil, isNothing // a request of the server: nobody could answer it
+		return nil, isNothing // of what else an endpoint may send, a client here needs nothing
 	case m.Error == nil && object(m.Result) && sameID(m.ID, r.request.ID):
 		return success(r.request.ID, m.Result), isAnswer
 	case m.Result == nil && object(m.Error) && (sameID(m.ID, r.request.ID) || r.status >= 400 && nullID(m.ID)):

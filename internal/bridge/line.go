@@ -23,9 +23,11 @@ const (
 	invalidRequest = -32600
 	internalError  = -32603
 
-	methodInitialize = "initialize"
-	methodCall       = "tools/call"
-	methodCancelled  = "notifications/cancelled"
+	methodInitialize   = "initialize"
+	methodListen       = "subscriptions/listen"
+	methodAcknowledged = "notifications/subscriptions/acknowledged"
+	methodCall         = "tools/call"
+	methodCancelled    = "notifications/cancelled"
 )
 
 // message is the outside of a JSON-RPC message.
@@ -72,7 +74,7 @@ func parse(line []byte) (message, []byte) {
 	case err != nil || m.Version != "2.0" || m.Method == "" && !answers || m.Method != "" && answers:
 		return m, fault(m.ID, invalidRequest, "Invalid request")
 	case depth(line) > maxDepth:
-		return m, fault(m.ID, invalidRequest, "The request is nested too deeply.")
+		return m, fault(m.ID, invalidRequest, "The request is nested too deeply, or holds too many values.")
 	}
 	if answers {
 		m.ID, m.Method = nil, "" // an answer to a request that was never sent

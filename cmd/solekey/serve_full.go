@@ -1,0 +1,91 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// How many connections a server holds. What is over a limit is closed at once,
+// so that whoever opens many keeps nobody else out, and descriptors are left
+// for the store, the private port and the log.
+
+const (
+	connsOfAll   = 16 << 10
+	connsOfOne   = 256 // of one address, where addresses are those of clients
+	filesAside   = 128 // descriptors that are not connections of the public port
+	leastOfConns = 64
+)
+
+// bounded is a listener with limits.
+type bounded struct {
+	net.Listener
+	all, each int // each 0: no limit
+
+	mu    sync.Mutex
+	count int
+	from  map[netip.Addr]int
+}
+
+// newBounded limits l: in all to what the system lets a process open, and each
+// address to connsOfOne unless it may stand for many clients.
+func newBounded(l net.Listener, shared bool) *bounded {
+	c := &bounded{Listener: l, all: connsOfAll, each: connsOfOne, from: map[netip.Addr]int{}}
+	if files, ok := maxFiles(); ok {
+		c.all = max(min(c.all, files-filesAside), leastOfConns)
+	}
+	if shared {
+		c.each = 0
+	}
+	return c
+}
+
+// Accept implements [net.Listener].
+func (c *bounded) Accept() (net.Conn, error) {
+	for {
+		conn, err := c.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		var from netip.Addr
+		if a, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+			from = a.Addr().WithZone("").Unmap()
+		}
+		if c.enter(from) {
+			return &member{Conn: conn, leave: sync.OnceFunc(func() { c.leave(from) })}, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+func (c *bounded) enter(from netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count >= c.all || c.each > 0 && c.from[from] >= c.each {
+		return false
+	}
+	c.count++
+	c.from[from]++
+	return true
+}
+
+func (c *bounded) leave(from netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count--
+	if c.from[from]--; c.from[from] == 0 {
+		delete(c.from, from)
+	}
+}
+
+// member is a connection of a bounded listener.
+type member struct {
+	net.Conn
+	leave func()
+}
+
+// Close implements [net.Conn].
+func (m *member) Close() error {
+	defer m.leave()
+	return m.Conn.Close()
+}
