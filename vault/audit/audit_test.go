@@ -220,6 +220,45 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// FuzzParseAgrees compares the quick way of Parse with the JSON decoder: what
+// the quick way accepts, both read alike.
+func FuzzParseAgrees(f *testing.F) {
+	for _, l := range logOf(f, 3).lines {
+		f.Add(l)
+		for _, pair := range [][2]string{{`,"gen":2`, `,"gen":02`}, {`,"gen":2`, `,"gen":-2`}, {`"ev"`, `"EV"`}, {"}", "}}"}, {"}", "}\n"}, {":3", ":4294967296"}, {`"id":"`, `"id":"0000`}, {"get", `g\u0065t`}, {"allow", "maybe"}} {
+			f.Add(bytes.Replace(l, []byte(pair[0]), []byte(pair[1]), 1))
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		quick, ok := audit.ParseWritten(b)
+		if !ok {
+			return
+		}
+		slow, err := audit.ParseJSON(b)
+		if d := cmp.Diff(slow, quick); err != nil || d != "" {
+			t.Errorf("the decoder says %v (-decoder +quick):\n%s", err, d)
+		}
+	})
+}
+
+func TestWrittenLinesAreReadTheQuickWay(t *testing.T) {
+	for i, l := range logOf(t, 5).lines {
+		if _, ok := audit.ParseWritten(l); !ok {
+			t.Errorf("line %d is left to the JSON decoder", i)
+		}
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	l := logOf(b, 2).lines[1]
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := audit.Parse(l); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkAppend(b *testing.B) {
 	j := &journal{}
 	r := record(1)

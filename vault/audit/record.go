@@ -1,13 +1,11 @@
 package audit
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/solekey/solekey/identity"
@@ -156,89 +154,6 @@ func hexText(b []byte, name string, v []byte) []byte {
 	b = append(b, '"', ':', '"')
 	b = hex.AppendEncode(b, v)
 	return append(b, '"')
-}
-
-// line is a record as JSON.
-type line struct {
-	Seq  uint64   `json:"seq"`
-	Prev string   `json:"prev"`
-	V    int      `json:"v"`
-	T    string   `json:"t"`
-	Ev   Event    `json:"ev"`
-	Res  string   `json:"res"`
-	Why  string   `json:"why"`
-	ID   string   `json:"id"`
-	Key  string   `json:"key"`
-	Slot string   `json:"slot"`
-	Cls  string   `json:"cls"`
-	Dst  string   `json:"dst"`
-	Via  string   `json:"via"`
-	From string   `json:"from"`
-	Lab  []string `json:"lab"`
-	Gen  uint64   `json:"gen"`
-	Was  string   `json:"was"`
-	MH   string   `json:"mh"`
-	N    int      `json:"n"`
-	Note string   `json:"note"`
-}
-
-// Parse reads one line, with or without its line feed. Its error is
-// [ErrMalformed] and quotes nothing of the line.
-func Parse(b []byte) (Record, error) {
-	var l line
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&l); err != nil || dec.More() {
-		return Record{}, ErrMalformed
-	}
-	t, err := time.Parse(time.RFC3339, l.T)
-	if err != nil || l.V != 1 || (l.Res != "allow" && l.Res != "deny") {
-		return Record{}, ErrMalformed
-	}
-	r := Record{
-		Seq: l.Seq, Prev: l.Prev, Time: t.UTC(), Event: l.Ev, Denied: l.Res == "deny", Why: l.Why,
-		Key: l.Key, Slot: l.Slot, Class: l.Cls, Dest: l.Dst, Via: l.Via, From: l.From,
-		Gen: l.Gen, N: l.N, Note: l.Note,
-	}
-	if l.ID != "" {
-		if r.Identity, err = identity.ParseID(l.ID); err != nil {
-			return Record{}, ErrMalformed
-		}
-	}
-	if !unhex(r.Was[:], l.Was) || !unhex(r.Is[:], l.MH) {
-		return Record{}, ErrMalformed
-	}
-	for _, s := range l.Lab {
-		ref, err := parseRef(s)
-		if err != nil {
-			return Record{}, err
-		}
-		r.Labels = append(r.Labels, ref)
-	}
-	return r, nil
-}
-
-func parseRef(s string) (Ref, error) {
-	var ref Ref
-	tag, ver, ok := strings.Cut(s, ":")
-	n, err := strconv.ParseUint(ver, 10, 32)
-	if !ok || err != nil || tag == "" || !unhex(ref.Tag[:], tag) {
-		return Ref{}, ErrMalformed
-	}
-	ref.Version = uint32(n)
-	return ref, nil
-}
-
-// unhex fills dst from s; an empty s leaves it zero.
-func unhex(dst []byte, s string) bool {
-	if s == "" {
-		return true
-	}
-	if len(s) != 2*len(dst) {
-		return false
-	}
-	_, err := hex.Decode(dst, []byte(s))
-	return err == nil
 }
 
 // String returns the tag as 32 hex digits.

@@ -94,7 +94,7 @@ func (r *Report) follow(rec Record, prev [sha256.Size]byte, want uint64) {
 	switch {
 	case rec.Seq != want:
 		r.problem(r.Lines, "has number %d where %d is due: lines are missing, moved or inserted", rec.Seq, want)
-	case rec.Prev != hex.EncodeToString(prev[:]):
+	case !continues(rec.Prev, prev):
 		if r.Lines == 1 {
 			r.problem(1, "is the first line but continues another: the beginning is missing")
 			break
@@ -106,6 +106,13 @@ func (r *Report) follow(rec Record, prev [sha256.Size]byte, want uint64) {
 	if rec.Event == Note && rec.Note == storage.NoteGap {
 		r.problem(r.Lines, "says that the end of the log was missing when it was written")
 	}
+}
+
+// continues reports whether text is hash in hex.
+func continues(text string, hash [sha256.Size]byte) bool {
+	var want [2 * sha256.Size]byte
+	hex.Encode(want[:], hash[:])
+	return text == string(want[:])
 }
 
 // String returns `line N TEXT`, or the text alone.
