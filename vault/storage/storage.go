@@ -270,6 +270,12 @@ type Head struct {
 // gone, so that nobody can tell.
 const NoteGap = "the end of the log was missing"
 
+// NoteNext is the note of the line that a journal writes first when the log
+// goes on in a new file. The line chains on as any other. The owner may move
+// the files before it away, the oldest first; the log then begins with such a
+// line.
+const NoteNext = "the log goes on in this file"
+
 // Backend is a whole engine.
 type Backend interface {
 	Store

@@ -3,7 +3,8 @@
 //
 // It implements [storage.Backend] over three files: vault.db, a bbolt database
 // with one bucket per identity; vault.cells, shred keys that are overwritten
-// in place; audit.jsonl, the hash-chained log. A lease lends the directory to
+// in place; audit.jsonl, the hash-chained log, whose earlier parts lie beside it
+// once it has grown large. A lease lends the directory to
 // one process at a time: a call without the turn waits for it, at most
 // Options.TurnTimeout, and a turn serves all goroutines of its process. No
 // process needs another one to run, and a killed one loses its turn at once.
@@ -40,6 +41,7 @@ var _ storage.Backend = (*Store)(nil)
 type Options struct {
 	TurnTimeout time.Duration // how long a call waits for its turn; 0: 2 s
 	MaxSize     int64         // greatest size of vault.db; 0: 8 GiB
+	MaxLog      int64         // size at which audit.jsonl goes on in a new file; 0: 1 GiB
 	Log         *slog.Logger  // nil: silent
 	OnFail      func(error)   // called when this process cannot go on; nil: nothing
 }
@@ -118,6 +120,9 @@ func newStore(dir string, o Options) (*Store, error) {
 	if o.MaxSize <= 0 {
 		o.MaxSize = defaultMaxSize
 	}
+	if o.MaxLog <= 0 {
+		o.MaxLog = defaultMaxLog
+	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -130,7 +135,7 @@ func newStore(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.cells = &cells{path: s.path(cellsName), log: s.log}
-	s.journal = newJournal(dir, s.log)
+	s.journal = newJournal(dir, o.MaxLog, s.log)
 	s.reserve.path = s.path(reserveName)
 	s.lease, err = newLease(dir, leaseOptions{TurnTimeout: o.TurnTimeout, Log: s.log, Idle: s.tick}, s.openTurn, s.closeTurn)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -32,6 +33,12 @@ func (s *Store) Describe() Description {
 	for _, name := range []string{dbName, cellsName, auditName, headName, reserveName} {
 		if info, err := os.Lstat(s.path(name)); err == nil {
 			d.Sizes[name] = info.Size()
+		}
+	}
+	older, _ := olderLogs(s.dir)
+	for _, o := range older {
+		if info, err := os.Lstat(o.path); err == nil {
+			d.Sizes[filepath.Base(o.path)] = info.Size()
 		}
 	}
 	return d

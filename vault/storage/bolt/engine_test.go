@@ -41,6 +41,9 @@ func runChild(args []string) error {
 		}
 		return limited(args[1], size, os.Stdout)
 	}
+	if len(args) == 3 && args[0] == "append" {
+		return appendChild(args[1], args[2], os.Stdout)
+	}
 	return enginetest.Child(args, os.Stdin, os.Stdout, reopen)
 }
 

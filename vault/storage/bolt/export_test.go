@@ -74,3 +74,9 @@ type Watch struct{ w watch }
 func (w *Watch) Enter() uint32                       { return w.w.enter() }
 func (w *Watch) Leave(g uint32)                      { w.w.leave(g) }
 func (w *Watch) Stalled(now time.Time) time.Duration { return w.w.stalled(now) }
+
+// OnSwitch has f called after each step of a switch to a new log file.
+func (s *Store) OnSwitch(f func(step string)) { s.journal.reached = f }
+
+// SetMaxLog changes Options.MaxLog of a store at rest.
+func (s *Store) SetMaxLog(n int64) { s.journal.limit = n }

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +30,8 @@ import (
 // The file is grown by what is written, never beforehand: it stays a text that
 // any tool can follow. Before each group it must still be the file at its
 // path, of the size that was left, else the tail is read anew. A log that is
-// missing is never replaced by an empty one.
+// missing is never replaced by an empty one. At its size limit it goes on in a
+// new file: journalswitch.go.
 
 const (
 	olderPrefix  = "audit-"
@@ -84,10 +84,14 @@ type journal struct {
 	mark  *markFile
 	valid bool // tail describes the file
 	buf   []byte
+
+	limit    int64             // size at which the log goes on in a new file
+	patience int64             // size before which no other switch is tried
+	reached  func(step string) // set by tests only
 }
 
-func newJournal(dir string, log *slog.Logger) *journal {
-	return &journal{dir: dir, now: time.Now, log: log}
+func newJournal(dir string, limit int64, log *slog.Logger) *journal {
+	return &journal{dir: dir, now: time.Now, log: log, limit: limit}
 }
 
 // tail is the end of the log: what the next line continues.
@@ -254,6 +258,9 @@ func (j *journal) write(group []*request) error {
 	if err := j.ready(); err != nil {
 		return err
 	}
+	if err := j.switchFile(); err != nil {
+		return err
+	}
 	t := j.tail
 	b := j.notes(j.buf[:0], &t)
 	for _, r := range group {
@@ -270,7 +277,9 @@ func (j *journal) write(group []*request) error {
 	t.size += int64(len(b))
 	t.torn, t.gap, t.lost = 0, false, 0
 	j.tail = t
-	j.mark.store(&t)
+	if err := j.mark.store(&t); err != nil {
+		j.log.Warn("the mark of the log is behind", slog.Any("error", err))
+	}
 	return nil
 }
 
@@ -391,8 +400,8 @@ func (j *journal) parts() ([]logPart, error) {
 		return nil, err
 	}
 	var parts []logPart
-	for _, path := range append(older, filepath.Join(j.dir, auditName)) {
-		f, err := os.OpenFile(path, os.O_RDONLY|openFlags, 0)
+	for _, o := range append(older, olderLog{path: filepath.Join(j.dir, auditName)}) {
+		f, err := os.OpenFile(o.path, os.O_RDONLY|openFlags, 0)
 		if err != nil {
 			return parts, journalOpenError(err)
 		}
@@ -444,37 +453,6 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 			return nil, err
 		}
 	}
-}
-
-// olderLogs returns the paths of the log's earlier files, the oldest first.
-func olderLogs(dir string) ([]string, error) {
-	all, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	first := make(map[string]uint64)
-	var paths []string
-	for _, e := range all {
-		digits, ok := strings.CutPrefix(e.Name(), olderPrefix)
-		digits, ok2 := strings.CutSuffix(digits, olderSuffix)
-		n, err := strconv.ParseUint(digits, 10, 64)
-		if !ok || !ok2 || err != nil {
-			continue
-		}
-		path := filepath.Join(dir, e.Name())
-		first[path] = n
-		paths = append(paths, path)
-	}
-	slices.SortFunc(paths, func(a, b string) int {
-		switch {
-		case first[a] < first[b]:
-			return -1
-		case first[a] > first[b]:
-			return 1
-		}
-		return strings.Compare(a, b)
-	})
-	return paths, nil
 }
 
 // Head implements [storage.Journal].

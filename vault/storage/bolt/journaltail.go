@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -88,7 +87,6 @@ type markFile struct {
 	known   bool  // there is one
 	unknown bool  // the file holds no valid copy
 	at      int64 // which copy of the file is the newest
-	log     *slog.Logger
 }
 
 // createJournal makes an empty log and its mark.
@@ -105,7 +103,7 @@ func createJournal(dir string) error {
 }
 
 // openMark opens audit.head. If it is missing, an empty one takes its place.
-func openMark(dir string, log *slog.Logger) (*markFile, error) {
+func openMark(dir string) (*markFile, error) {
 	path := filepath.Join(dir, headName)
 	f, err := openChecked(path, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -114,7 +112,7 @@ func openMark(dir string, log *slog.Logger) (*markFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w: %w", headName, err, storage.ErrUnavailable)
 	}
-	return &markFile{f: f, log: log}, nil
+	return &markFile{f: f}, nil
 }
 
 // load reads the mark. One that is older than the mark this process knows does
@@ -138,15 +136,15 @@ func (m *markFile) load() {
 
 // store writes the mark for the end of the log over the older copy. A mark
 // that cannot be written is behind, which is allowed.
-func (m *markFile) store(t *tail) {
+func (m *markFile) store(t *tail) error {
 	m.mark = mark{serial: m.serial + 1, lines: t.next, hash: t.prev, end: t.size}
 	m.known = true
 	at := (m.at + 1) % copies
 	if _, err := m.f.WriteAt(m.encode(), at*copySize); err != nil {
-		m.log.Warn("writing audit.head", slog.Any("error", err))
-		return
+		return fmt.Errorf("writing %s: %w", headName, err)
 	}
 	m.at, m.unknown = at, false
+	return nil
 }
 
 // head returns the mark as callers see it.
@@ -166,6 +164,9 @@ func (m *markFile) close() error {
 func (j *journal) ready() error {
 	path := filepath.Join(j.dir, auditName)
 	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) && j.resumeSwitch() == nil {
+		info, err = os.Lstat(path)
+	}
 	if err != nil {
 		j.valid = false
 		return journalOpenError(err)
@@ -196,7 +197,7 @@ func (j *journal) open(path string, same bool) error {
 		if err != nil {
 			return journalOpenError(err)
 		}
-		j.f = f
+		j.f, j.patience = f, 0
 	}
 	info, err := j.f.Stat()
 	if err != nil {
@@ -224,7 +225,7 @@ func (j *journal) openMark() error {
 			return nil
 		}
 	}
-	m, err := openMark(j.dir, j.log)
+	m, err := openMark(j.dir)
 	if err != nil {
 		return err
 	}
@@ -246,38 +247,17 @@ func journalOpenError(err error) error {
 // errLogMissing reports a log that was removed. A new one would hide that.
 var errLogMissing = fmt.Errorf("the log %s is missing; put it back, from a backup if need be: %w", auditName, storage.ErrUnavailable)
 
-// olderEnd returns a function that finds the last line of the newest earlier
-// file, which a log that has just been rotated continues.
-func olderEnd(dir string) func() (line []byte, err error) {
-	return func() ([]byte, error) {
-		older, err := olderLogs(dir)
-		if err != nil || len(older) == 0 {
-			return nil, err
-		}
-		f, err := os.OpenFile(older[len(older)-1], os.O_RDONLY|openFlags, 0)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }()
-		info, err := f.Stat()
-		if err != nil {
-			return nil, err
-		}
-		line, _, err := lastLine(f, info.Size())
-		return line, err
-	}
-}
-
 // findTail finds the end of a log of the given size.
 func findTail(f io.ReaderAt, size int64, m *markFile, older func() ([]byte, error)) (tail, error) {
-	sound := m.known && m.end <= size && holds(f, m)
-	if sound && m.end == size {
+	here := m.known && m.end <= size && holds(f, m)
+	if here && m.end == size {
 		return tail{size: size, next: m.lines, prev: m.hash, gap: m.unknown}, nil
 	}
 	from := max(0, size-tornWindow)
-	if sound {
+	if here {
 		from = max(from, m.end)
 	}
+	sound := here || m.known && continues(f, m)
 	end, err := cleanEnd(f, from, size)
 	if err != nil {
 		return tail{}, err
@@ -303,6 +283,13 @@ func holds(f io.ReaderAt, m *markFile) bool {
 	}
 	line, end, err := lastLine(f, m.end)
 	return err == nil && end == m.end && sha256.Sum256(line) == m.hash
+}
+
+// continues reports whether f begins right behind the marked line, which is
+// the last one of the file before.
+func continues(f io.ReaderAt, m *markFile) bool {
+	seq, prev, ok := firstLine(f)
+	return ok && seq > 0 && seq == m.lines && prev == m.hash
 }
 
 // cleanEnd returns where the bytes of f from from to size stop to be text: at
