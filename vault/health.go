@@ -86,7 +86,7 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 }
 
 func (k *Keeper) healthAudit(ctx context.Context) []Check {
-	rep, err := k.VerifyAudit(ctx)
+	rep, err := k.VerifyAuditAgainst(ctx, Outside{From: audit.AnyFirst})
 	if err != nil {
 		return []Check{{Subject: "audit", Detail: Refuse(err).Message, Try: "restore audit.jsonl from a copy"}}
 	}
@@ -98,7 +98,11 @@ func (k *Keeper) healthAudit(ctx context.Context) []Check {
 		out = append(out, Check{Subject: "audit", Detail: "the log cannot be written, so no secret is given out", Try: "free space on the disk, or make audit.jsonl writable for its owner"})
 	}
 	if len(out) == 0 {
-		out = append(out, Check{OK: true, Subject: "audit", Detail: fmt.Sprintf("%d records, no gap", rep.Lines)})
+		detail := fmt.Sprintf("%d records, no gap", rep.Lines)
+		if rep.First > 0 {
+			detail += fmt.Sprintf(", from line %d on: the files before it are not here", rep.First+1)
+		}
+		out = append(out, Check{OK: true, Subject: "audit", Detail: detail})
 	}
 	return out
 }

@@ -1,10 +1,12 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/solekey/solekey/identity"
@@ -111,26 +113,45 @@ type logged struct {
 // yet.
 const maxVerify = 3
 
+// Outside is what the owner knows of the log from elsewhere. The zero value
+// expects a whole log.
+type Outside struct {
+	From        uint64 // number of the first line that is there; [audit.AnyFirst]: any that begins a file
+	Checkpoints []byte // checkpoints that were kept, one behind the other; nil: none
+}
+
 // VerifyAudit verifies the log and compares it with the store: the genesis
 // line with the store record, and the history of every identity with its
 // header and records. It changes nothing.
 func (k *Keeper) VerifyAudit(ctx context.Context) (audit.Report, error) {
+	return k.VerifyAuditAgainst(ctx, Outside{})
+}
+
+// VerifyAuditAgainst is VerifyAudit of a log of which something is known from
+// elsewhere. A checkpoint that was kept there shows that the whole data
+// directory was rolled back, or the log rewritten with its mark.
+func (k *Keeper) VerifyAuditAgainst(ctx context.Context, o Outside) (audit.Report, error) {
 	for try := 1; ; try++ {
-		rep, apart, err := k.verifyOnce(ctx)
+		rep, apart, err := k.verifyOnce(ctx, o)
 		if err != nil || !apart || try == maxVerify {
 			return rep, err
 		}
 	}
 }
 
-func (k *Keeper) verifyOnce(ctx context.Context) (rep audit.Report, apart bool, err error) {
+func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, apart bool, err error) {
 	st, err := k.open(ctx, 0)
 	if err != nil {
 		return audit.Report{}, false, err
 	}
+	out := audit.Outside{From: o.From}
+	var forged error
+	if o.Checkpoints != nil {
+		out.Checkpoints, forged = audit.ParseCheckpoints(o.Checkpoints, st.Fingerprint(st.record.RecoveryPK), st.AuditPublic())
+	}
 	seen := make(map[identity.ID]*lineage)
 	born := ""
-	rep, err = audit.Verify(ctx, k.backend, func(line int, r audit.Record) {
+	rep, err = audit.VerifyAgainst(ctx, k.backend, out, func(line int, r audit.Record) {
 		if r.Event == audit.Genesis {
 			born = r.Note
 		}
@@ -139,14 +160,17 @@ func (k *Keeper) verifyOnce(ctx context.Context) (rep audit.Report, apart bool, 
 	if err != nil {
 		return rep, false, err
 	}
-	if want := genesis(st.Store, st.record.RecoveryPK, k.now()).Note; born != want {
+	if forged != nil {
+		rep.Add(0, "%v", forged)
+	}
+	if want := genesis(st.Store, st.record.RecoveryPK, k.now()).Note; born != want && (rep.First == 0 || born != "") {
 		rep.Add(1, "was written for another store, or for another recovery key")
 	}
 	metas, err := k.metas(ctx)
 	if err != nil {
 		return rep, false, err
 	}
-	if err := k.followLate(ctx, seen, rep.Lines); err != nil {
+	if err := k.followLate(ctx, seen, int(rep.First), rep.Lines); err != nil {
 		return rep, false, err
 	}
 	before := len(rep.Problems)
@@ -156,17 +180,17 @@ func (k *Keeper) verifyOnce(ctx context.Context) (rep audit.Report, apart bool, 
 
 // followLate adds the lines that were written since the log was read, so that
 // every header that was read meanwhile finds its line.
-func (k *Keeper) followLate(ctx context.Context, seen map[identity.ID]*lineage, skip int) error {
+func (k *Keeper) followLate(ctx context.Context, seen map[identity.ID]*lineage, first, count int) error {
 	n := 0
 	for raw, err := range k.backend.Lines(ctx) {
 		if err != nil {
 			return err
 		}
-		if n++; n <= skip {
+		if n++; n <= count {
 			continue
 		}
 		if r, err := audit.Parse(raw); err == nil {
-			follow(seen, n, r, true)
+			follow(seen, first+n, r, true)
 		}
 	}
 	return nil
@@ -225,35 +249,53 @@ func (k *Keeper) compare(ctx context.Context, rep *audit.Report, metas []storage
 		found[it.ID] = true
 		k.compareOne(ctx, rep, it, seen[it.ID])
 	}
-	for id, l := range seen {
-		if all := slices.Concat(l.changes, l.reads); !found[id] && len(all) > 1 {
+	for _, id := range slices.SortedFunc(maps.Keys(seen), func(a, b identity.ID) int { return bytes.Compare(a[:], b[:]) }) {
+		if found[id] {
+			continue
+		}
+		l := seen[id]
+		if all := slices.Concat(l.changes, l.reads); len(all) > 1 {
 			rep.Add(all[len(all)-1].line, "tells of identity %s, which is not in the store: the store was rolled back", id)
+		} else {
+			l.sayUnapplied(rep, id, nil)
 		}
 	}
 }
 
 func (k *Keeper) compareOne(ctx context.Context, rep *audit.Report, it storage.Ident, l *lineage) {
+	partial := rep.First > 0
 	if l == nil {
-		rep.Add(0, "identity %s is in the store, but no line tells of it", it.ID)
+		if !partial {
+			rep.Add(0, "identity %s is in the store, but no line tells of it", it.ID)
+		}
 		return
 	}
 	if typ, _, err := seal.Peek(it.Meta); err == nil && typ == seal.TypeTombstone {
-		if !l.shred {
+		if !l.shred && !partial {
 			k.owedOr(ctx, rep, it.ID, "identity %s is shredded, but no line tells of it", it.ID)
 		}
 		return
 	}
 	at, ok := l.byHash[metaHash(it.Meta)]
-	if !ok {
+	older := !ok && partial && l.unmoved(metaHash(it.Meta))
+	if !ok && !older {
 		k.owedOr(ctx, rep, it.ID, "the last change of identity %s has no line", it.ID)
 		return
 	}
-	if p := l.apart(at); p != "" {
-		rep.Add(0, "identity %s: %s", it.ID, p)
-		return
+	var applied map[int]bool
+	if !older {
+		var p string
+		if p, applied = l.apart(at, partial); p != "" {
+			rep.Add(0, "identity %s: %s", it.ID, p)
+			return
+		}
 	}
+	l.sayUnapplied(rep, it.ID, applied)
 	w, err := k.load(ctx, it.ID)
 	if err == nil && w.head != nil {
+		if line := l.readsAfter(w.head.Gen); older && line > 0 {
+			rep.Add(0, "identity %s: line %d read a generation that the store does not have: the store was rolled back", it.ID, line)
+		}
 		_, _, err = k.setMatches(ctx, w, nil)
 	}
 	if errors.Is(err, storage.ErrDamaged) {
@@ -262,12 +304,44 @@ func (k *Keeper) compareOne(ctx context.Context, rep *audit.Report, it storage.I
 	w.wipe()
 }
 
+// unmoved reports whether a header may be older than every line that is here:
+// no line changes the identity, or all of them were to change this header.
+func (l *lineage) unmoved(header audit.Hash) bool {
+	for _, c := range l.changes {
+		if c.was != header || l.closes(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// readsAfter returns a line that read a later generation than gen, or 0.
+func (l *lineage) readsAfter(gen uint64) int {
+	for _, r := range l.reads {
+		if r.gen > gen && !r.late {
+			return r.line
+		}
+	}
+	return 0
+}
+
+// sayUnapplied notes the changes that a line announces and the store does not
+// have: their commit was cut off or met another one.
+func (l *lineage) sayUnapplied(rep *audit.Report, id identity.ID, applied map[int]bool) {
+	for i, c := range l.changes {
+		if !applied[i] && !c.late {
+			rep.Say(c.line, "announces a change of identity %s (%s) that was not applied", id, c.event)
+		}
+	}
+}
+
 // apart says how the log contradicts a store whose header is that of change
-// at, or "". A line is written before its commit, so a change that a line
-// tells of may have been cut off; what is on the way from the header back to
-// the creation was applied.
-func (l *lineage) apart(at int) string {
-	applied := make(map[int]bool)
+// at, or "", and which changes were applied. A line is written before its
+// commit, so a change that a line tells of may have been cut off; what is on
+// the way from the header back to the creation was applied. Of a partial log
+// the creation may be missing.
+func (l *lineage) apart(at int, partial bool) (problem string, applied map[int]bool) {
+	applied = make(map[int]bool)
 	first := at
 	for i, ok := at, true; ok && !applied[i]; i, ok = l.before(i) {
 		applied[i] = true
@@ -278,21 +352,21 @@ func (l *lineage) apart(at int) string {
 			applied[i] = true
 		}
 	}
-	if !applied[0] { // the walk ended at another line than the first
-		return fmt.Sprintf("line %d does not follow from its creation: lines are missing", l.changes[at].line)
+	if !applied[0] && (!partial || l.changes[0].event == audit.Create) { // the walk ended at another line than the first
+		return fmt.Sprintf("line %d does not follow from its creation: lines are missing", l.changes[at].line), applied
 	}
 	for i, c := range l.changes {
 		if c.late {
 			continue
 		}
 		if from, ok := l.byHash[c.was]; ok && !applied[from] {
-			return fmt.Sprintf("line %d changes it from a state that the store no longer has: the store was rolled back", c.line)
+			return fmt.Sprintf("line %d changes it from a state that the store no longer has: the store was rolled back", c.line), applied
 		}
 		if !applied[i] && l.closes(c) && !l.closedLater(c, applied) {
-			return fmt.Sprintf("line %d closes keys, but the store does not know of it: the command was cut off, or the store was rolled back; repeat it", c.line)
+			return fmt.Sprintf("line %d closes keys, but the store does not know of it: the command was cut off, or the store was rolled back; repeat it", c.line), applied
 		}
 	}
-	return l.readAhead(at, applied)
+	return l.readAhead(at, applied), applied
 }
 
 // before returns the change that made the state which change i replaced.

@@ -66,7 +66,8 @@ type ReceiptLabel struct {
 }
 
 // ReceiptAudit says which lines of the audit log the receipt counts, and
-// whether the log was whole.
+// whether they are all there are: the log verifies, and no line of the
+// identity was in a file that was moved away.
 type ReceiptAudit struct {
 	From     uint64 `json:"from"`
 	To       uint64 `json:"to"`
@@ -126,7 +127,7 @@ func (k *Keeper) receipt(ctx context.Context, w *view, es []*seal.Entry, r Revoc
 		only = nil // also keys whose slots made room for others
 	}
 	use, err := k.tally(ctx, w.id, only)
-	out.Audit = ReceiptAudit{To: use.to, Head: fmt.Sprintf("%x", use.head), Complete: err == nil && use.whole && w.head.Flags&seal.FlagAuditOwed == 0}
+	out.Audit = ReceiptAudit{From: use.from, To: use.to, Head: fmt.Sprintf("%x", use.head), Complete: err == nil && use.whole && w.head.Flags&seal.FlagAuditOwed == 0}
 	out.fill(w, es, use)
 	return out
 }
@@ -173,26 +174,29 @@ type used struct {
 
 // tally is what the log knows of one identity.
 type tally struct {
-	labels map[audit.Tag]*used
-	slots  map[string]*used
-	denied int
-	last   *used
-	to     uint64
-	head   [sha256.Size]byte
-	whole  bool // the log is verified to its end
+	labels   map[audit.Tag]*used
+	slots    map[string]*used
+	denied   int
+	last     *used
+	from, to uint64 // the lines that were read
+	head     [sha256.Size]byte
+	whole    bool // the log is verified to its end, from the creation of the identity on at least
 }
 
 // tally counts the allowed attempts of an identity, by the given keys only if
 // there are any.
 func (k *Keeper) tally(ctx context.Context, id identity.ID, keys map[string]bool) (tally, error) {
 	t := newTally()
-	rep, err := audit.Verify(ctx, k.backend, func(_ int, r audit.Record) {
+	born := false
+	rep, err := audit.VerifyAgainst(ctx, k.backend, audit.Outside{From: audit.AnyFirst}, func(_ int, r audit.Record) {
 		t.to = r.Seq
+		born = born || r.Identity == id && r.Event == audit.Create && !r.Denied
 		if r.Identity == id && r.Key != audit.Owner && (keys == nil || keys[r.Key]) {
 			t.add(r)
 		}
 	})
-	t.head, t.whole = rep.Head, err == nil && rep.OK()
+	t.from, t.head = rep.First, rep.Head
+	t.whole = err == nil && rep.OK() && (rep.First == 0 || born)
 	return t, err
 }
 
