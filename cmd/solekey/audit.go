@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,14 +13,14 @@ import (
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault"
-	"github.com/solekey/solekey/vault/audit"
 )
 
 func auditCommand(a *app) *cobra.Command {
 	return group("audit", "Show, verify and export the log of every attempt", `  solekey audit tail -n 50
   solekey audit verify
+  solekey audit checkpoint /mnt/elsewhere/solekey.checkpoints
   solekey audit export --from 2026-11-01 --format csv > nov.csv`,
-		auditTailCommand(a), auditVerifyCommand(a), auditExportCommand(a))
+		auditTailCommand(a), auditVerifyCommand(a), auditCheckpointCommand(a), auditExportCommand(a))
 }
 
 const exitFindings = 8 // a check ran and found problems
@@ -197,93 +195,29 @@ func (a *app) follow(ctx context.Context, grown func() bool, read func() error) 
 }
 
 // logGrowth returns a function that reports whether the log may have got
-// lines since the last call. It looks at the file's size, so that a log that
-// rests costs no reading and keeps no other process from its turn.
+// lines since the last call. It looks at the file and its size, so that a log
+// that rests costs no reading and keeps no other process from its turn.
 func (a *app) logGrowth() (func() bool, error) {
 	dir, err := a.storeDir()
 	if err != nil {
 		return nil, err
 	}
-	size := func() int64 {
+	look := func() os.FileInfo {
 		info, err := os.Stat(filepath.Join(dir, "audit.jsonl"))
 		if err != nil {
-			return -1
+			return nil
 		}
-		return info.Size()
+		return info
 	}
-	last := size()
+	last := look()
 	return func() bool {
-		now := size()
-		was := last
+		now, was := look(), last
 		last = now
-		return now != was
+		if now == nil || was == nil {
+			return now != was
+		}
+		return now.Size() != was.Size() || !os.SameFile(now, was) // it goes on in a new file at times
 	}, nil
-}
-
-func auditVerifyCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "verify",
-		Short: "Prove that no line of the log was changed, dropped or moved",
-		Long: `Verify follows the chain of hashes through the whole log and compares its
-end with the store. It exits with 8 and names every line that is wrong. A
-rollback of the whole data directory shows only against a head that was kept
-elsewhere.`,
-		Example: "  solekey audit verify | tee -a /mnt/elsewhere/heads.txt",
-		Args:    usageArgs(cobra.NoArgs),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.auditVerify(cmd.Context()) },
-	}
-}
-
-func (a *app) auditVerify(ctx context.Context) error {
-	k, err := a.owner()
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	rep, err := k.VerifyAudit(ctx)
-	if err != nil {
-		return err
-	}
-	head := hex.EncodeToString(rep.Head[:])
-	if a.conf.asJSON {
-		err = a.writeJSON(reportJSON(rep, head))
-	} else {
-		a.printReport(rep, head)
-	}
-	if err == nil && !rep.OK() {
-		err = reported{exit: exitFindings}
-	}
-	return err
-}
-
-func (a *app) printReport(rep audit.Report, head string) {
-	if rep.OK() {
-		a.row("ok", "", fmt.Sprintf("%s, no gap; head %s (keep this line elsewhere to detect a rollback)", records(rep.Lines), head))
-		return
-	}
-	for _, p := range rep.Problems {
-		fmt.Fprintf(a.stdout, "fail      %s\n", p)
-	}
-	fmt.Fprintf(a.stdout, "fail      %s read, %s\n", records(rep.Lines), count(len(rep.Problems), "problem"))
-	a.say("  try: solekey doctor")
-}
-
-func reportJSON(rep audit.Report, head string) any {
-	type problem struct {
-		Line    int    `json:"line,omitempty"`
-		Problem string `json:"problem"`
-	}
-	out := struct {
-		OK       bool      `json:"ok"`
-		Records  int       `json:"records"`
-		Head     string    `json:"head"`
-		Problems []problem `json:"problems"`
-		Count    int       `json:"count"`
-	}{OK: rep.OK(), Records: rep.Lines, Head: head, Problems: []problem{}, Count: len(rep.Problems)}
-	for _, p := range rep.Problems {
-		out.Problems = append(out.Problems, problem{Line: p.Line, Problem: p.Text})
-	}
-	return out
 }
 
 // records writes a number of lines with its thousands apart.
