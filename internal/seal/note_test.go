@@ -42,3 +42,15 @@ func TestNoteOpensUnderItsNameAndKeyOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestNoteKnownAnswer is the checkpoint of docs/SPEC.md section 12: of line 0
+// of the store of the other known answers, at the time of that line.
+func TestNoteKnownAnswer(t *testing.T) {
+	k := newKit(t)
+	name := "solekey/" + k.store.Fingerprint(k.recoveryPK).String()
+	text := name + "/audit\n0\nlV6LKjRp2KKA0pny1tJGw4kOlFqlzpbaaaeXepzwH2A=\n2026-11-23T14:05:32Z\n"
+	want := text + "\n— " + name + " SsZFTeuo6L6wAgfnmCr71Cn3xk90dbPwQ/LzPnhNgcvpPsaP2FsVnGxk7htaved0H5MdvXu6oE+zym2ADca8xpg6cQs=\n"
+	if got := string(k.store.SignNote(name, text)); got != want {
+		t.Errorf("SignNote = %q, want %q", got, want)
+	}
+}
