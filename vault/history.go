@@ -95,7 +95,10 @@ func (k *Keeper) nameTable(ctx context.Context, id identity.ID) *nameTable {
 type lineage struct {
 	changes []logged
 	byHash  map[audit.Hash]int // of changes, by the hash of the header they make
-	reads   []logged           // attempts that read the header, refused ones too
+	reads   []logged           // the first attempt, refused or not, that read each generation of the header
+	gens    map[uint64]bool    // the generations of reads
+	lines   int                // how many lines changed or read the header
+	last    int                // the last of them
 	owed    map[int]bool       // lines that pay for a change whose own could not be written
 	shred   bool
 }
@@ -170,12 +173,17 @@ func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, a
 	if err != nil {
 		return rep, false, err
 	}
+	problems, notes := len(rep.Problems), len(rep.Notes)
+	k.compare(ctx, &rep, metas, seen)
+	if len(rep.Problems) == problems {
+		return rep, false, nil
+	}
 	if err := k.followLate(ctx, seen, int(rep.First), rep.Lines); err != nil {
 		return rep, false, err
 	}
-	before := len(rep.Problems)
+	rep.Problems, rep.Notes = rep.Problems[:problems], rep.Notes[:notes]
 	k.compare(ctx, &rep, metas, seen)
-	return rep, len(rep.Problems) > before, nil
+	return rep, len(rep.Problems) > problems, nil
 }
 
 // followLate adds the lines that were written since the log was read, so that
@@ -202,7 +210,7 @@ func follow(seen map[identity.ID]*lineage, line int, r audit.Record, late bool) 
 	}
 	l := seen[r.Identity]
 	if l == nil {
-		l = &lineage{byHash: make(map[audit.Hash]int), owed: make(map[int]bool)}
+		l = &lineage{byHash: make(map[audit.Hash]int), owed: make(map[int]bool), gens: make(map[uint64]bool)}
 		seen[r.Identity] = l
 	}
 	at := logged{line: line, event: r.Event, gen: r.Gen, was: r.Was, is: r.Is, late: late}
@@ -215,6 +223,10 @@ func follow(seen map[identity.ID]*lineage, line int, r audit.Record, late bool) 
 	}
 	if r.Is == (audit.Hash{}) {
 		if r.Gen > 0 {
+			l.lines, l.last = l.lines+1, line
+		}
+		if r.Gen > 0 && !l.gens[r.Gen] { // the earliest line is the one that shows a roll-back
+			l.gens[r.Gen] = true
 			l.reads = append(l.reads, at)
 		}
 		return
@@ -222,6 +234,7 @@ func follow(seen map[identity.ID]*lineage, line int, r audit.Record, late bool) 
 	if _, again := l.byHash[r.Is]; again {
 		return // one change, several lines
 	}
+	l.lines, l.last = l.lines+1, line
 	l.byHash[r.Is] = len(l.changes)
 	l.changes = append(l.changes, at)
 }
@@ -254,8 +267,8 @@ func (k *Keeper) compare(ctx context.Context, rep *audit.Report, metas []storage
 			continue
 		}
 		l := seen[id]
-		if all := slices.Concat(l.changes, l.reads); len(all) > 1 {
-			rep.Add(all[len(all)-1].line, "tells of identity %s, which is not in the store: the store was rolled back", id)
+		if l.lines > 1 {
+			rep.Add(l.last, "tells of identity %s, which is not in the store: the store was rolled back", id)
 		} else {
 			l.sayUnapplied(rep, id, nil)
 		}
