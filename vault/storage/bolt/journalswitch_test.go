@@ -393,7 +393,11 @@ func TestKilledCrowdLosesNoLineAcrossFiles(t *testing.T) {
 		limit = 30 * time.Second
 	}
 	s, dir := create(t, patient())
-	acked, kills := crowd(t, dir, limit, func() {})
+	acked, kills := crowd(t, dir, limit, func() { // who reads meanwhile sees one chain
+		if _, _, err := account(t.Context(), s); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := whole(t, dir, acked); err != nil {
 		t.Fatal(err)
 	}
