@@ -104,7 +104,7 @@ func (k *Keeper) nameFree(ctx context.Context, name string) error {
 	}
 	for _, i := range all {
 		if i.Name == name {
-			return refuse(Exists, fmt.Sprintf("There is an identity %s already.", name), "Choose another name.")
+			return refuse(Exists, fmt.Sprintf("There is an identity %s already.", name), "solekey identity show "+name)
 		}
 	}
 	return nil
