@@ -61,7 +61,7 @@ func (k *Keeper) Backup(ctx context.Context, w io.Writer, o BackupOptions) (Back
 	if err != nil {
 		return BackupReport{}, writing(err)
 	}
-	b := &backup{k: k, st: st, out: out, progress: o.Progress, pace: pace{began: time.Now()}}
+	b := &backup{k: k, st: st, out: out, progress: o.Progress}
 	if err := b.run(ctx); err != nil {
 		return BackupReport{}, err
 	}
@@ -174,7 +174,7 @@ func (b *backup) count(ctx context.Context) (n int, err error) {
 			return n, nil
 		}
 		after = page[len(page)-1].ID
-		if err := b.pace.rest(ctx); err != nil {
+		if err := b.pace.spend(ctx, costIdentity); err != nil {
 			return 0, err
 		}
 	}
@@ -185,8 +185,8 @@ func (b *backup) count(ctx context.Context) (n int, err error) {
 func (b *backup) writeIdentity(ctx context.Context, id identity.ID) error {
 	for range backupTries {
 		n, err := b.tryIdentity(ctx, id)
-		if rest := b.pace.rest(ctx); rest != nil {
-			return rest
+		if stop := b.pace.spend(ctx, costIdentity); stop != nil {
+			return stop
 		}
 		switch {
 		case errors.Is(err, storage.ErrDamaged): // what was written of it is void
@@ -264,7 +264,7 @@ func (b *backup) writeRecords(ctx context.Context, id identity.ID, rev storage.R
 			break
 		}
 		limit = min(max(backupPage/(size/len(page.Items)+1), 1), pageSize)
-		if err := b.pace.rest(ctx); err != nil {
+		if err := b.pace.spend(ctx, costIdentity+size/costBytes); err != nil {
 			return n, err
 		}
 	}
@@ -320,7 +320,7 @@ func (b *backup) cells(ctx context.Context, ids []identity.ID) ([]skbCell, error
 		default:
 			return nil, fmt.Errorf("reading cell: %w", err)
 		}
-		if err := b.pace.rest(ctx); err != nil {
+		if err := b.pace.spend(ctx, costCell); err != nil {
 			return nil, err
 		}
 	}
@@ -370,26 +370,31 @@ func encodeCount(n uint64) []byte {
 	return []byte{byte(n >> 56), byte(n >> 48), byte(n >> 40), byte(n >> 32), byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
 }
 
-// pace makes a reader of the store rest after each burst, so that the turn
-// goes to those who wait for it.
-type pace struct{ began time.Time }
+// pace makes a reader of the store rest after each burst of work, so that the
+// turn goes to those who wait for it. It counts work and not time, as a wait
+// for the turn is no work.
+type pace struct{ spent int }
 
+// What a step costs: about 25 microseconds of the turn each.
 const (
-	burst = 2 * time.Millisecond
-	pause = 4 * time.Millisecond
+	costCell     = 1
+	costIdentity = 5
+	costBytes    = 1 << 15 // this many bytes of records cost 1
+	burst        = 64
+	pause        = 8 * time.Millisecond
 )
 
-func (p *pace) rest(ctx context.Context) error {
-	if time.Since(p.began) < burst {
+func (p *pace) spend(ctx context.Context, cost int) error {
+	if p.spent += cost; p.spent < burst {
 		return ctx.Err()
 	}
+	p.spent = 0
 	t := time.NewTimer(pause)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-t.C:
-		p.began = time.Now()
 		return nil
 	}
 }
