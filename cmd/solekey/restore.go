@@ -359,6 +359,9 @@ func (a *app) restoreFrom(ctx context.Context, ar *vault.Archive, f restoreFlags
 	bar := a.progress("restore", "identities")
 	defer bar.end()
 	m := restoration{dir: dir, ar: ar, plan: p, now: a.now, progress: bar.show, create: createEngine}
+	if a.engine != nil {
+		m.create = a.engine
+	}
 	if err := a.rootToSource(&m, where); err != nil {
 		return err
 	}
