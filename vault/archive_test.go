@@ -264,6 +264,57 @@ func (h *hooked) List(ctx context.Context, id identity.ID, after string, limit i
 	return h.memory.List(ctx, id, after, limit)
 }
 
+// A backup gives the turn back after some 80 calls at most, whatever the
+// machine does: what another process waits for is bounded by work, not luck.
+func TestBackupRestsBetweenBursts(t *testing.T) {
+	h := newHouse(t)
+	for i := range 60 {
+		key := h.create(t, fmt.Sprintf("a%d", i), identity.Grant{})
+		h.put(t, key.Identity(), secret("x", "value"))
+	}
+	eng := &counted{memory: h.mem}
+	if _, err := vault.Open(eng, h.rootSource, vault.Options{}).Backup(t.Context(), &bytes.Buffer{}, vault.BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if eng.most > 80 || eng.all < 250 {
+		t.Errorf("%d of %d calls without a rest, want 80 at most", eng.most, eng.all)
+	}
+}
+
+// counted counts calls between which nobody rested for 8 ms.
+type counted struct {
+	*memory
+	last           time.Time
+	run, most, all int
+}
+
+func (c *counted) count() {
+	if now := time.Now(); now.Sub(c.last) >= 8*time.Millisecond {
+		c.run = 0
+	}
+	c.all++
+	c.run++
+	c.most = max(c.most, c.run)
+}
+
+func (c *counted) Get(ctx context.Context, id identity.ID, keys ...string) (storage.Result, error) {
+	c.count()
+	defer func() { c.last = time.Now() }()
+	return c.memory.Get(ctx, id, keys...)
+}
+
+func (c *counted) List(ctx context.Context, id identity.ID, after string, limit int) (storage.Page, error) {
+	c.count()
+	defer func() { c.last = time.Now() }()
+	return c.memory.List(ctx, id, after, limit)
+}
+
+func (c *counted) Cell(ctx context.Context, id identity.ID) (storage.Cell, error) {
+	c.count()
+	defer func() { c.last = time.Now() }()
+	return c.memory.Cell(ctx, id)
+}
+
 // A shred that returns while a backup runs leaves no cell in that backup.
 func TestShredDuringTheBackupHolds(t *testing.T) {
 	h := newHouse(t)

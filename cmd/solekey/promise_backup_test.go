@@ -376,8 +376,11 @@ func TestBackupDoesNotStallService(t *testing.T) {
 	if !soaking() {
 		return
 	}
-	// A machine that does other work delays both, so what counts is what the
-	// backup adds; the one slowest read of thousands is the scheduler's.
+	if alone.at(0.999) > 5*time.Millisecond {
+		t.Skipf("this machine does other work: without a backup, one read in a thousand waits %v", alone.at(0.999))
+	}
+	// What counts is what the backup adds; the one slowest read of thousands
+	// is the scheduler's.
 	const limit = 10 * time.Millisecond
 	for _, q := range []float64{0.5, 0.99, 0.999} {
 		if beside.at(q) > alone.at(q)+limit {
