@@ -154,9 +154,16 @@ func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, a
 	}
 	seen := make(map[identity.ID]*lineage)
 	born := ""
+	var broken []int // restores whose older log was
 	rep, err = audit.VerifyAgainst(ctx, k.backend, out, func(line int, r audit.Record) {
 		if r.Event == audit.Genesis {
 			born = r.Note
+		}
+		if n, ok := parseRebirth(st.Store, r); ok {
+			clear(seen) // the store began anew; its identities have lines of their own
+			if n.broken > 0 {
+				broken = append(broken, line)
+			}
 		}
 		follow(seen, line, r, false)
 	})
@@ -168,6 +175,9 @@ func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, a
 	}
 	if want := genesis(st.Store, st.record.RecoveryPK, k.now()).Note; born != want && (rep.First == 0 || born != "") {
 		rep.Add(1, "was written for another store, or for another recovery key")
+	}
+	for _, line := range broken {
+		rep.Add(line, "is a restore whose log was broken: its lines from there on are in the backup only")
 	}
 	metas, err := k.metas(ctx)
 	if err != nil {
@@ -214,7 +224,7 @@ func follow(seen map[identity.ID]*lineage, line int, r audit.Record, late bool) 
 		seen[r.Identity] = l
 	}
 	at := logged{line: line, event: r.Event, gen: r.Gen, was: r.Was, is: r.Is, late: late}
-	if r.Event == audit.Shred && !r.Denied {
+	if !r.Denied && (r.Event == audit.Shred || r.Event == audit.Restore && r.Note == noteShredded) {
 		l.shred = true
 	}
 	if r.Note == noteOwed {
@@ -388,8 +398,12 @@ func (l *lineage) before(i int) (int, bool) {
 	return j, ok
 }
 
-func (l *lineage) closes(c logged) bool {
-	switch c.event {
+func (l *lineage) closes(c logged) bool { return closesKeys(c.event) }
+
+// closesKeys reports whether a change of this kind closes keys. A restore
+// carries such changes out again when they are younger than its backup.
+func closesKeys(e audit.Event) bool {
+	switch e {
 	case audit.Revoke, audit.KeyRevoke, audit.Rotate, audit.Shred:
 		return true
 	}

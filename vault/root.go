@@ -121,6 +121,10 @@ func genesis(st *seal.Store, recoveryPK []byte, now time.Time) audit.Record {
 	if len(recoveryPK) > 0 {
 		rec = sha256.Sum256(recoveryPK)
 	}
-	note := st.ID().String() + " " + hex.EncodeToString(st.AuditPublic()) + " " + hex.EncodeToString(rec[:])
+	note := genesisNote(st.ID(), st.AuditPublic(), rec)
 	return audit.Record{Time: now, Event: audit.Genesis, Key: audit.Owner, Via: "cli", Note: note}
+}
+
+func genesisNote(store identity.ID, auditPublic []byte, recoveryHash [sha256.Size]byte) string {
+	return store.String() + " " + hex.EncodeToString(auditPublic) + " " + hex.EncodeToString(recoveryHash[:])
 }

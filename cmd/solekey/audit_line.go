@@ -116,6 +116,8 @@ func subject(l vault.AuditLine) string {
 	case l.Event == audit.Genesis:
 		id, _, _ := strings.Cut(l.Note, " ")
 		words = append(words, "store "+ascii(id[:min(8, len(id))]))
+	case l.Identity.IsZero() && (l.Event == audit.Backup || l.Event == audit.Restore):
+		words = append(words, "backup "+ascii(l.Note[:min(8, len(l.Note))]))
 	case l.Note != "":
 		words = append(words, ascii(l.Note))
 	}

@@ -58,6 +58,10 @@ func (x *examination) present() bool {
 		x.add(statusFail, "store", again, "%s: the set-up was interrupted", tilde(x.dir))
 		return false
 	}
+	if cutOff(x.dir) {
+		x.add(statusFail, "store", "solekey restore FILE --into "+x.dir, "%s: a restore into it was interrupted", tilde(x.dir))
+		return false
+	}
 	info, err := os.Stat(x.dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -136,6 +136,9 @@ func (f initFlags) where() (keyring.Where, error) {
 
 // beforeInit refuses a directory that holds a finished store.
 func (a *app) beforeInit(dir, pending string) error {
+	if _, err := os.Lstat(filepath.Join(dir, restoringName)); err == nil {
+		return errCutOff(dir)
+	}
 	if _, err := os.Lstat(pending); err == nil {
 		return nil
 	}

@@ -56,8 +56,10 @@ var callers = map[string][]string{
 		"cmd/solekey/get.go",      // the value that was asked for
 		"cmd/solekey/init.go",     // root text to its source, recovery key to the terminal
 		"cmd/solekey/profiles.go", // agent key to its profile, or to stdout
+		"cmd/solekey/restore.go",  // root text of a backup to its source
 		"examples/embed/main.go",  // shows how a program reads a value
 		"mcp/read.go",             // the value that was asked for
+		"vault/backup.go",         // root text, sealed to the recovery key
 		"vault/root.go",           // of seal's root, by the same name
 	},
 	"InnerLock": {"internal/seal/inner.go"},

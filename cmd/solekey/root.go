@@ -14,6 +14,7 @@ import (
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/internal/harden"
 	"github.com/solekey/solekey/vault"
+	"github.com/solekey/solekey/vault/storage"
 )
 
 // app is one run of the program: its streams, its clock, and what flags and
@@ -23,6 +24,7 @@ type app struct {
 	stdout, stderr io.Writer
 	now            func() time.Time
 	conf           config
+	engine         func(dir string) (storage.Backend, error) // of a restored store; nil: createEngine
 }
 
 // run executes one command line and returns its exit code. Nothing it starts
@@ -101,6 +103,7 @@ everything else is fetched from it by label over MCP.`,
 		getCommand(a), codeCommand(a), mcpCommand(a), serveCommand(a),
 		profileCommand(a), versionCommand(a), completionCommand(),
 		importCommand(a), auditCommand(a), doctorCommand(a),
+		backupCommand(a), restoreCommand(a),
 	)
 	a.completeGlobals(root)
 	return root

@@ -31,7 +31,7 @@ var update = flag.Bool("update", false, "rewrite golden files and script expecta
 
 func TestMain(m *testing.M) {
 	detach()
-	testscript.Main(m, map[string]func(){"solekey": main})
+	testscript.Main(m, map[string]func(){"solekey": main, "solekey-mortal": mortalMain})
 }
 
 // TestScripts runs testdata/script/*.txtar on the real binary, in a home of

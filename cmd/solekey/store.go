@@ -70,6 +70,9 @@ func (a *app) openWith(dir string, o bolt.Options) (*vault.Keeper, error) {
 	if err := isPlace(dir); err != nil {
 		return nil, err
 	}
+	if cutOff(dir) {
+		return nil, errCutOff(dir)
+	}
 	_, err = os.Lstat(filepath.Join(dir, pendingName))
 	pending := err == nil
 	b, err := bolt.Open(dir, o)

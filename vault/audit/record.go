@@ -33,6 +33,8 @@ const (
 	Rotate    Event = "rotate"
 	Revoke    Event = "revoke"
 	Shred     Event = "shred"
+	Backup    Event = "backup"
+	Restore   Event = "restore" // of the store, then of each of its identities
 	Note      Event = "note"
 )
 

@@ -1,0 +1,655 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/keyring"
+	"github.com/solekey/solekey/vault"
+	"github.com/solekey/solekey/vault/storage"
+	"github.com/solekey/solekey/vault/storage/bolt"
+)
+
+// The order of restore: backup read to its end and proven, plan shown and
+// confirmed, marker, root text at its source, engine, log, identities, store
+// record, marker gone. Until the store record stands nobody can open the
+// directory, and running restore again clears it and starts over.
+
+// restoringName is a file in the data directory that exists from the first
+// step of a restore to its last. It names the store and the backup.
+const restoringName = "restore.pending"
+
+type restoreFlags struct {
+	into     string
+	ledger   string
+	verify   bool
+	recovery string
+	cells    string
+	root     string
+}
+
+func restoreCommand(a *app) *cobra.Command {
+	var f restoreFlags
+	c := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Make a store again from a backup",
+		Long: `Restore makes a new store in an empty directory from a backup file. The
+recovery key opens the backup and proves that it is yours: it is asked for on
+the terminal, or read from --recovery-file.
+
+--ledger is the audit.jsonl of the lost machine, the newest copy you have.
+Whatever it says was revoked, shredded or replaced after the backup is dead in
+the restored store before its first call. Without it restore lists every
+identity that lives again, and asks.
+
+An interrupted restore leaves a directory that no command takes for a store;
+running restore again starts over. A store that exists is never touched.
+
+With --verify nothing is written: the file is read to its end and proven. It
+exits with 8 if the file is truncated, changed, out of order, mixed or forged.`,
+		Example: `  solekey restore /mnt/nas/solekey-2026-11-23.skb --verify
+  solekey restore /mnt/nas/solekey-2026-11-23.skb --into ~/restored --ledger audit.jsonl`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), args[0], f) },
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.into, "into", "", "data `DIR` to make (default that of this machine)")
+	fl.StringVar(&f.ledger, "ledger", "", "newest audit log `FILE` of the lost store")
+	fl.BoolVar(&f.verify, "verify", false, "check the file and write nothing")
+	fl.StringVar(&f.recovery, "recovery-file", "", "read the recovery key from this `FILE`")
+	fl.StringVar(&f.cells, "cells", "", "open with the root key and the vault.cells in this data `DIR`, without the recovery key")
+	fl.StringVar(&f.root, "root", "", "`PLACE` of the root key: keyring or file (default keyring if there is one)")
+	_ = c.RegisterFlagCompletionFunc("root", words("keyring", "file"))
+	return c
+}
+
+func (a *app) restore(ctx context.Context, path string, f restoreFlags) error {
+	where, err := initFlags{root: f.root}.where()
+	if err != nil {
+		return err
+	}
+	if f.recovery != "" && f.cells != "" {
+		return failf(exitUsage, "--recovery-file and --cells both open the backup; give one")
+	}
+	file, err := openInput(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	ar, err := vault.OpenArchive(ctx, file)
+	if fault, ok := errors.AsType[vault.Fault](err); ok {
+		return a.faulty(path, f, fault)
+	}
+	if err != nil {
+		return err
+	}
+	if f.verify {
+		return a.verifyBackup(ctx, path, ar, f)
+	}
+	return a.restoreFrom(ctx, ar, f, where)
+}
+
+// openInput opens a file that a person named.
+func openInput(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, failf(exitUsage, "%v", err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, failf(exitUsage, "%s is not a regular file", tilde(path))
+	}
+	return f, nil
+}
+
+// faulty says what is wrong with a backup file: an input that cannot be used
+// or, with --verify, what the check found.
+func (a *app) faulty(path string, f restoreFlags, fault vault.Fault) error {
+	fail := failf(exitUsage, "%s is refused: %s; nothing was written", tilde(path), fault.Error())
+	fail.word = string(fault)
+	if !f.verify {
+		return fail.hint("an older backup; solekey restore FILE --verify checks one")
+	}
+	if a.conf.asJSON {
+		out := struct {
+			OK    bool   `json:"ok"`
+			Fault string `json:"fault"`
+		}{Fault: string(fault)}
+		if err := a.writeJSON(out); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(a.stdout, "fail      %s: %s\n", tilde(path), fault.Error())
+	}
+	return reported{exit: exitFindings}
+}
+
+// verifyResult is what restore --verify says with --json.
+type verifyResult struct {
+	OK          bool   `json:"ok"`
+	Backup      string `json:"backup"`
+	StoreID     string `json:"store_id"`
+	Fingerprint string `json:"fingerprint"`
+	Created     string `json:"created"`
+	Bytes       int64  `json:"bytes"`
+	Identities  int    `json:"identities"`
+	Records     int    `json:"records"`
+	Lines       int    `json:"audit_records"`
+	Head        string `json:"head"`
+	Proven      string `json:"proven_by"` // recovery_key, root_key or nothing
+	Damaged     int    `json:"damaged"`
+}
+
+// verifyBackup checks a file as far as what is at hand allows: with the
+// recovery key, or the root and cells, down to every record.
+func (a *app) verifyBackup(ctx context.Context, path string, ar *vault.Archive, f restoreFlags) error {
+	in := ar.Info()
+	out := verifyResult{
+		Backup: in.ID, StoreID: in.Store.String(), Fingerprint: in.Fingerprint.String(), Created: at(in.Created), Bytes: in.Bytes,
+		Identities: in.Identities, Records: in.Records, Lines: in.Lines, Head: hex.EncodeToString(in.Head[:]), Proven: "nothing",
+	}
+	have, err := a.rootHere(in.Store)
+	if err != nil {
+		return err
+	}
+	if !have.IsZero() {
+		if !ar.SignedBy(have) {
+			return a.faulty(path, f, vault.FaultForged)
+		}
+		out.Proven = "root_key"
+	}
+	if f.recovery != "" || f.cells != "" {
+		done, err := a.openArchive(ctx, ar, f)
+		if fault, ok := errors.AsType[vault.Fault](err); ok {
+			return a.faulty(path, f, fault)
+		}
+		if err != nil {
+			return err
+		}
+		defer done()
+		p, err := a.plan(ctx, ar, f)
+		if err != nil {
+			return err
+		}
+		out.Damaged = damaged(p)
+		if f.recovery != "" {
+			out.Proven = "recovery_key"
+		}
+	}
+	out.OK = out.Damaged == 0 && in.LogBroken == 0
+	return a.verifyDone(out, in)
+}
+
+func (a *app) verifyDone(out verifyResult, in vault.ArchiveInfo) error {
+	if a.conf.asJSON {
+		if err := a.writeJSON(out); err != nil {
+			return err
+		}
+	}
+	holds := fmt.Sprintf("%s, %s, %s, %s", size(out.Bytes), count(out.Identities, "identity"), count(out.Records, "record"), count(out.Lines, "audit line"))
+	word := map[bool]string{true: "ok", false: "fail"}[out.OK]
+	a.row(word, "", holds+"; whole, in order, made "+out.Created+" by store "+out.StoreID[:8])
+	if out.Damaged > 0 {
+		a.row("fail", "", countIs(out.Damaged, "identity")+" damaged: so they were when the backup was made")
+	}
+	if in.LogBroken > 0 {
+		a.row("fail", "", fmt.Sprintf("the audit log does not continue at line %d: so it was when the backup was made", in.LogBroken))
+	}
+	switch out.Proven {
+	case "nothing":
+		a.warn("that this store is yours is not proven: its root key is not on this machine; --recovery-file proves it")
+	case "root_key":
+		a.row("ok", "", "signed by the store of this machine")
+	default:
+		a.row("ok", "", "signed by the store of this recovery key, and every record belongs to its vault")
+	}
+	if !out.OK {
+		return reported{exit: exitFindings}
+	}
+	return nil
+}
+
+func damaged(p *vault.Plan) (n int) {
+	for _, i := range p.Identities {
+		if i.Damaged {
+			n++
+		}
+	}
+	return n
+}
+
+// rootHere returns the root of a store if it is on this machine.
+func (a *app) rootHere(store identity.ID) (vault.Root, error) {
+	ring, err := a.ring()
+	if err != nil {
+		return vault.Root{}, err
+	}
+	text, _, err := ring.Get(keyring.Root, store.String())
+	if errors.Is(err, keyring.ErrNone) {
+		return vault.Root{}, nil
+	}
+	if err != nil {
+		return vault.Root{}, failf(exitUnavailable, "reading the root key: %v", err)
+	}
+	root, err := vault.ParseRoot(text)
+	if err != nil {
+		return vault.Root{}, err
+	}
+	if root.StoreID() != store { // a credential of another store
+		return vault.Root{}, nil
+	}
+	return root, nil
+}
+
+// openArchive opens a backup with what the flags name, else with the recovery
+// key that a person types. done releases what it needed.
+func (a *app) openArchive(ctx context.Context, ar *vault.Archive, f restoreFlags) (done func(), err error) {
+	done = func() {}
+	if f.cells != "" {
+		return a.openBeside(ar, f.cells)
+	}
+	if !ar.Info().Sealed {
+		return done, failf(exitUsage, "this backup is of a store without a recovery key: it opens only beside the root key and the cell file of its machine").
+			hint("solekey restore FILE --into DIR --cells OLD-DATA-DIR")
+	}
+	key, err := a.recoveryKey(ctx, f.recovery)
+	if err != nil {
+		return done, err
+	}
+	return done, ar.OpenWithRecoveryKey(key)
+}
+
+// openBeside opens a backup with the root key and the cell file of the
+// machine that it was made on. The database there may be damaged.
+func (a *app) openBeside(ar *vault.Archive, dir string) (done func(), err error) {
+	root, err := a.rootHere(ar.Info().Store)
+	if err != nil {
+		return nil, err
+	}
+	if root.IsZero() {
+		return nil, errNoRoot
+	}
+	b, err := bolt.Open(dir, bolt.Options{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, failf(exitUsage, "--cells: no store in %s; its vault.db may be damaged, but it must be there", tilde(dir))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = b.Close() }, ar.OpenWithRoot(root, b)
+}
+
+// recoveryKey reads the recovery key from a file or the terminal.
+func (a *app) recoveryKey(ctx context.Context, path string) (identity.Key, error) {
+	var text []byte
+	var err error
+	if path != "" {
+		if text, err = keyring.ReadPrivate(path, maxKeyFile); err != nil {
+			return identity.Key{}, failf(exitUsage, "--recovery-file: %v", err)
+		}
+	} else {
+		t, err := openTerminal()
+		if err != nil {
+			return identity.Key{}, needsFlag("the recovery key of the store", "--recovery-file FILE")
+		}
+		defer t.Close()
+		if text, err = t.secret(ctx, "recovery key"); err != nil {
+			return identity.Key{}, err
+		}
+	}
+	defer clear(text)
+	key, err := identity.ParseKey(string(text))
+	if err == nil && key.Kind() != identity.Recovery {
+		err = errors.New("this is not a recovery key, which begins with slr1_")
+	}
+	if err != nil {
+		return identity.Key{}, failf(exitUsage, "recovery key: %v", err)
+	}
+	return key, nil
+}
+
+func (a *app) plan(ctx context.Context, ar *vault.Archive, f restoreFlags) (*vault.Plan, error) {
+	if f.ledger == "" {
+		return ar.Plan(ctx, nil, a.now())
+	}
+	l, err := openInput(f.ledger)
+	if err != nil {
+		return nil, err
+	}
+	p, err := ar.Plan(ctx, l, a.now()) // the plan reads it again; it ends with the process
+	if err != nil {
+		_ = l.Close()
+	}
+	return p, err
+}
+
+func (a *app) restoreFrom(ctx context.Context, ar *vault.Archive, f restoreFlags, where keyring.Where) error {
+	dir, err := a.restoreDir(f)
+	if err != nil {
+		return err
+	}
+	finished, err := a.beforeRestore(ctx, dir, ar)
+	if err != nil || finished {
+		return err
+	}
+	done, err := a.openArchive(ctx, ar, f)
+	if err != nil {
+		return foreignHint(err)
+	}
+	defer done()
+	p, err := a.plan(ctx, ar, f)
+	if err != nil {
+		return err
+	}
+	if err := a.confirmUnknown(ctx, ar, p); err != nil {
+		return err
+	}
+	bar := a.progress("restore", "identities")
+	defer bar.end()
+	m := restoration{dir: dir, ar: ar, plan: p, now: a.now, progress: bar.show, create: createEngine}
+	if a.engine != nil {
+		m.create = a.engine
+	}
+	if err := a.rootToSource(&m, where); err != nil {
+		return err
+	}
+	if err := m.run(ctx); err != nil {
+		return notFinished(err, dir)
+	}
+	bar.end()
+	return a.restored(dir, ar, p)
+}
+
+func foreignHint(err error) error {
+	if errors.Is(err, vault.FaultForeign) {
+		return failf(exitRefused, "this key or root is of another store than the backup").hint("the recovery key that was shown when that store was made")
+	}
+	return err
+}
+
+// notFinished says that the directory is not a store yet.
+func notFinished(err error, dir string) error {
+	f := *explain(err)
+	f.message += "; the restore into " + tilde(dir) + " is not finished"
+	f.try = append([]string{"the same command again: it starts over"}, f.try...)
+	return &f
+}
+
+func (a *app) restoreDir(f restoreFlags) (string, error) {
+	if f.into == "" {
+		return a.conf.dataDir()
+	}
+	if a.conf.home != "" {
+		return "", failf(exitUsage, "--into and --home both name the data directory; give one")
+	}
+	return filepath.Abs(f.into)
+}
+
+// storeFiles are what makes a directory one of a store.
+var storeFiles = [...]string{"vault.db", "vault.cells", "audit.jsonl", "audit.head", pendingName}
+
+// beforeRestore refuses a directory with a store in it. One that an earlier
+// restore left is taken again, and finished if only the marker is left.
+func (a *app) beforeRestore(ctx context.Context, dir string, ar *vault.Archive) (finished bool, err error) {
+	if err := isPlace(dir); err != nil {
+		return false, err
+	}
+	marker, err := os.ReadFile(filepath.Join(dir, restoringName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, mustHoldNoStore(dir)
+	}
+	if err != nil {
+		return false, err
+	}
+	stands, err := storeStands(ctx, dir)
+	if err != nil || !stands {
+		return false, err
+	}
+	if string(marker) != markerText(ar) {
+		return false, failf(exitExists, "%s holds a store that was restored from another backup", tilde(dir)).hint("solekey restore FILE --into DIR")
+	}
+	if err := os.Remove(filepath.Join(dir, restoringName)); err != nil {
+		return false, fmt.Errorf("finishing the restore: %w", err)
+	}
+	a.row("restored", "finished", tilde(dir)+" was complete already")
+	return true, nil
+}
+
+func mustHoldNoStore(dir string) error {
+	for _, name := range storeFiles {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return failf(exitExists, "%s holds a store, or what is left of one (%s); a restore touches none", tilde(dir), name).hint("solekey restore FILE --into DIR")
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// storeStands reports whether the store in dir is complete: its store record
+// is written last.
+func storeStands(ctx context.Context, dir string) (bool, error) {
+	b, err := bolt.Open(dir, bolt.Options{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer b.Close()
+	id, err := vault.StoreIn(ctx, b)
+	return !id.IsZero(), err
+}
+
+// cutOff reports a directory that an interrupted restore left. The marker
+// counts only where no store record stands: beside one it is the last thing
+// that a restore did not get to, and is cleared away, so that it can never
+// speak against a store in use. What is damaged is left to the engine to name.
+func cutOff(dir string) bool {
+	marker := filepath.Join(dir, restoringName)
+	if _, err := os.Lstat(marker); err != nil {
+		return false
+	}
+	stands, err := storeStands(context.Background(), dir)
+	if stands {
+		_ = os.Remove(marker)
+	}
+	return !stands && err == nil
+}
+
+// errCutOff is what other commands say of such a directory.
+func errCutOff(dir string) error {
+	return failf(exitUnavailable, "the restore into %s was interrupted, so it is no store yet", tilde(dir)).hint("solekey restore FILE --into "+dir, "rm -r "+dir+"     (to give it up)")
+}
+
+func markerText(ar *vault.Archive) string {
+	in := ar.Info()
+	return in.Store.String() + " " + in.ID + "\n"
+}
+
+// confirmUnknown lists what lives again although it may have been revoked
+// since the backup, and asks.
+func (a *app) confirmUnknown(ctx context.Context, ar *vault.Archive, p *vault.Plan) error {
+	if p.Newer >= 0 {
+		return nil
+	}
+	var names []string
+	for _, i := range p.Identities {
+		if i.Live > 0 {
+			names = append(names, nameOf(i))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	a.warn("without --ledger nobody knows what was revoked after %s; keys live again of: %s", stamp(ar.Info().Created), strings.Join(names, ", "))
+	return a.confirm(ctx, "Restore them all?")
+}
+
+func nameOf(i vault.Planned) string {
+	if i.Name == "" {
+		return i.ID.String()[:8]
+	}
+	return i.Name
+}
+
+// rootToSource prepares putting the root where this machine looks for it.
+// What is there of a younger epoch stays, as a store that it opens may be
+// here too.
+func (a *app) rootToSource(m *restoration, where keyring.Where) error {
+	ring, err := a.ring()
+	if err != nil {
+		return err
+	}
+	have, err := a.rootHere(m.ar.Info().Store)
+	if err != nil {
+		return err
+	}
+	root, err := m.ar.Root(have)
+	if err != nil {
+		return err
+	}
+	m.putRoot = func() error {
+		if !have.IsZero() && root.Reveal() == have.Reveal() {
+			return nil
+		}
+		_, err := ring.Set(keyring.Root, root.StoreID().String(), root.Reveal(), where)
+		if err != nil {
+			return fmt.Errorf("storing the root key: %w", err)
+		}
+		return nil
+	}
+	return nil
+}
+
+// restoration is the part of a restore that writes.
+type restoration struct {
+	dir      string
+	ar       *vault.Archive
+	plan     *vault.Plan
+	now      func() time.Time
+	progress func(done, total int)
+	putRoot  func() error
+	create   func(dir string) (storage.Backend, error)
+}
+
+func createEngine(dir string) (storage.Backend, error) { return bolt.Create(dir, bolt.Options{}) }
+
+// run makes the store. It can be repeated after an error or a crash at any
+// point.
+func (m *restoration) run(ctx context.Context) error {
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return fmt.Errorf("making the data directory: %w", err)
+	}
+	marker := filepath.Join(m.dir, restoringName)
+	if err := writeFile(marker, []byte(markerText(m.ar))); err != nil {
+		return err
+	}
+	if err := syncDirOf(marker); err != nil {
+		return err
+	}
+	if err := m.putRoot(); err != nil {
+		return err
+	}
+	for _, name := range storeFiles { // of a restore that was cut off
+		if err := os.Remove(filepath.Join(m.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("clearing an interrupted restore: %w", err)
+		}
+	}
+	b, err := m.create(m.dir)
+	if err != nil {
+		return err
+	}
+	err = m.plan.Restore(ctx, b, vault.RestoreOptions{Now: m.now, Progress: m.progress})
+	if err := errors.Join(err, b.Close()); err != nil {
+		return err
+	}
+	if err := os.Remove(marker); err != nil {
+		return fmt.Errorf("finishing the restore: %w", err)
+	}
+	return syncDirOf(marker)
+}
+
+// restoreResult is what restore says with --json.
+type restoreResult struct {
+	Store      string         `json:"store"`
+	StoreID    string         `json:"store_id"`
+	Backup     string         `json:"backup"`
+	Identities int            `json:"identities"`
+	Records    int            `json:"records"`
+	Refused    []refusedSince `json:"refused"`
+	Lost       []string       `json:"lost"`
+	Damaged    int            `json:"damaged"`
+	Ledger     bool           `json:"ledger"`
+	NewerLines int            `json:"newer_records,omitempty"`
+}
+
+// refusedSince is an identity of which less lives than the backup holds.
+type refusedSince struct {
+	ID    string   `json:"id"`
+	Name  string   `json:"name,omitempty"`
+	Since string   `json:"since"` // closed, revoked or shredded
+	Keys  []string `json:"keys,omitempty"`
+}
+
+func (a *app) restored(dir string, ar *vault.Archive, p *vault.Plan) error {
+	out := restoreResult{
+		Store: dir, StoreID: ar.Info().Store.String(), Backup: ar.Info().ID, Identities: len(p.Identities),
+		Refused: []refusedSince{}, Lost: []string{}, Damaged: damaged(p), Ledger: p.Newer >= 0, NewerLines: max(p.Newer, 0),
+	}
+	for _, i := range p.Identities {
+		out.Records += i.Records
+		if i.Since == vault.SinceNothing {
+			continue
+		}
+		r := refusedSince{ID: i.ID.String(), Name: i.Name, Since: i.Since.String()}
+		for _, s := range i.Closed {
+			r.Keys = append(r.Keys, s.String())
+		}
+		out.Refused = append(out.Refused, r)
+	}
+	for _, id := range p.Lost {
+		out.Lost = append(out.Lost, id.String())
+	}
+	if a.conf.asJSON {
+		return a.writeJSON(out)
+	}
+	a.printRestored(out, p)
+	return nil
+}
+
+func (a *app) printRestored(out restoreResult, p *vault.Plan) {
+	a.row("restored", "", fmt.Sprintf("%s with %s into %s", count(out.Identities, "identity"), count(out.Records, "record"), tilde(out.Store)))
+	for _, i := range p.Identities {
+		switch i.Since {
+		case vault.SinceKeys:
+			var keys []string
+			for _, s := range i.Closed {
+				keys = append(keys, s.String())
+			}
+			a.row("closed", "", fmt.Sprintf("%s: key %s, revoked or replaced after this backup", nameOf(i), strings.Join(keys, ", ")))
+		case vault.SinceRevoked, vault.SinceShredded:
+			a.row("refused", "", fmt.Sprintf("%s: %s after this backup", nameOf(i), i.Since))
+		}
+		if i.Damaged {
+			a.warn("%s does not open; so it was when the backup was made", nameOf(i))
+		}
+	}
+	for _, id := range p.Lost {
+		a.row("lost", "", id.String()[:8]+": made after this backup")
+	}
+	a.say("next: solekey audit verify, then solekey doctor; agents keep their keys")
+}

@@ -1,0 +1,504 @@
+package vault
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/seal"
+	"github.com/solekey/solekey/vault/audit"
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// Archive is a backup file that was read to its end: whole, in order, and
+// signed by the store that it names. Whether that store is the owner's is
+// proven by [Archive.OpenWithRecoveryKey] or [Archive.OpenWithRoot], one of
+// which a restore needs.
+type Archive struct {
+	r    io.ReadSeeker
+	head skbHead
+	end  skbEnd
+	id   [16]byte
+	size int64
+	last chain // of the whole file
+
+	done map[identity.ID]uint32 // the frame at which the whole identity begins
+	keys []sealedKeys
+	log  history
+	born string // note that line 0 must have
+
+	root  Root
+	store *seal.Store
+	cell  func(context.Context, identity.ID) (storage.Cell, error)
+}
+
+type sealedKeys struct {
+	before chain
+	body   []byte
+}
+
+// ArchiveInfo describes a backup.
+type ArchiveInfo struct {
+	ID          string
+	Store       identity.ID
+	Fingerprint identity.ID // of the store, as its recovery key names it
+	Created     time.Time
+	Identities  int
+	Records     int
+	Lines       int // of the audit log
+	Head        [32]byte
+	LogBroken   int // first line, from 1, at which the chain of the log was broken already; 0: whole
+	Bytes       int64
+	Sealed      bool // root and cells are in it, sealed to the recovery key
+}
+
+// Info describes the backup.
+func (a *Archive) Info() ArchiveInfo {
+	return ArchiveInfo{
+		ID: hex.EncodeToString(a.id[:]), Store: a.head.store, Fingerprint: a.head.fingerprint(), Created: fromMillis(int64(a.head.created)),
+		Identities: int(a.end.identities), Records: int(a.end.records), Lines: int(a.end.lines), Head: a.end.head, LogBroken: a.log.broken,
+		Bytes: a.size, Sealed: a.head.sealed(),
+	}
+}
+
+// refused words a fault of a backup file.
+func refused(f Fault) *Refusal {
+	return &Refusal{Word: BadRequest, Message: "This backup is refused: " + f.Error() + ".", cause: f}
+}
+
+// OpenArchive reads a backup to its end and checks all that can be checked
+// without a key. An error about the file wraps a [Fault]. r is kept: it must
+// stay open, and what is read from it later is proven again.
+func OpenArchive(ctx context.Context, r io.ReadSeeker) (*Archive, error) {
+	a := &Archive{r: r, done: make(map[identity.ID]uint32)}
+	var records, count uint64
+	var begins uint32
+	err := a.walk(ctx, skbVisitor{
+		head: func(h skbHead) error {
+			a.head = h
+			a.born = genesisNote(h.store, h.auditPublic[:], h.recoveryHash)
+			return nil
+		},
+		begin: func(n uint32, _ identity.ID, _ []byte) error { begins, count = n, 0; return nil },
+		item:  func(storage.Item) error { count++; return nil },
+		done: func(id identity.ID) error {
+			a.done[id] = begins
+			records += count
+			return nil
+		},
+		keys: func(before chain, body []byte) error {
+			a.keys = append(a.keys, sealedKeys{before, bytes.Clone(body)})
+			return nil
+		},
+		line: func(line []byte) error { a.log.add(line); return nil },
+	})
+	if err != nil {
+		return nil, err
+	}
+	e := a.end
+	if e.identities != uint64(len(a.done)) || e.records != records || e.lines != a.log.lines || e.head != a.log.prev || (len(a.keys) > 0) != a.head.sealed() {
+		return nil, refused(FaultForged) // signed, but not by a program that keeps its own books
+	}
+	return a, nil
+}
+
+// skbVisitor gets the parts of a backup in their order; nil functions are
+// passed over. What it is shown is valid during the call.
+type skbVisitor struct {
+	head  func(skbHead) error
+	begin func(frame uint32, id identity.ID, meta []byte) error
+	item  func(storage.Item) error
+	done  func(identity.ID) error
+	keys  func(before chain, body []byte) error
+	line  func([]byte) error
+}
+
+// walk reads the whole file, proves the chain of its frames, their order and
+// the signature, and shows the parts to v as it goes: v learns of a fault at
+// the end only, from the error of walk.
+func (a *Archive) walk(ctx context.Context, v skbVisitor) error {
+	if _, err := a.r.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("reading the backup: %w", err)
+	}
+	f, err := newFrameReader(a.r)
+	if err != nil {
+		return reading(err)
+	}
+	w := walker{a: a, v: v}
+	for w.stage != frameSignature {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		fr, err := f.next()
+		if err != nil {
+			return reading(err)
+		}
+		ok, err := w.frame(fr)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return refused(FaultChanged)
+		}
+	}
+	if err := f.end(); err != nil {
+		return reading(err)
+	}
+	if a.size != 0 && (a.last != f.chain || a.id != f.id) {
+		return refused(FaultChanged) // it is no longer the file that was opened
+	}
+	a.size, a.last, a.id = f.read, f.chain, f.id
+	return nil
+}
+
+// reading words an error of reading a backup.
+func reading(err error) error {
+	var f Fault
+	if errors.As(err, &f) {
+		return refused(f)
+	}
+	return fmt.Errorf("reading the backup: %w", err)
+}
+
+// walker knows which frame may follow.
+type walker struct {
+	a     *Archive
+	v     skbVisitor
+	stage frameKind // the last kind, but for the parts of an identity
+
+	id    identity.ID // of the identity under way, else of the last one
+	under bool
+	after string
+	count uint64
+}
+
+// frame takes one frame. It reports false for one that is out of place or
+// malformed.
+func (w *walker) frame(f frame) (ok bool, err error) {
+	switch f.kind {
+	case frameHead:
+		return w.header(f)
+	case frameIdentity:
+		return w.identity(f)
+	case frameRecords:
+		if !w.under {
+			return false, nil
+		}
+		w.after, ok, err = decodeRecords(f.body, w.after, func(it storage.Item) error {
+			w.count++
+			return call(w.v.item, it)
+		})
+		return ok, err
+	case frameDone:
+		if !w.under || len(f.body) != 8 || binary.BigEndian.Uint64(f.body) != w.count {
+			return false, nil
+		}
+		w.under = false
+		return true, call(w.v.done, w.id)
+	}
+	w.under = false
+	if w.stage < frameHead || f.kind < w.stage || f.kind == frameEnd && w.stage == frameEnd || f.kind == frameSignature && w.stage != frameEnd {
+		return false, nil
+	}
+	w.stage = f.kind
+	switch f.kind {
+	case frameKeys:
+		if w.v.keys != nil {
+			err = w.v.keys(f.before, f.body)
+		}
+		return true, err
+	case frameLog:
+		return w.log(f.body)
+	case frameEnd:
+		w.a.end, ok = decodeEnd(f.body)
+		return ok, nil
+	case frameSignature:
+		if !seal.Signed(w.a.head.auditPublic[:], f.before.signed(), f.body) {
+			return true, refused(FaultForged)
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+func call[T any](fn func(T) error, v T) error {
+	if fn == nil {
+		return nil
+	}
+	return fn(v)
+}
+
+func (w *walker) header(f frame) (bool, error) {
+	h, ok := decodeHead(f.body)
+	if !ok || w.stage != 0 {
+		return false, nil
+	}
+	w.stage = frameHead
+	return true, call(w.v.head, h)
+}
+
+// identity begins an identity. One that was under way is void, and may be
+// the same.
+func (w *walker) identity(f frame) (bool, error) {
+	id, meta, ok := decodeIdentity(f.body)
+	order := bytes.Compare(id[:], w.id[:])
+	if !ok || w.stage != frameHead && w.stage != frameIdentity || order < 0 || order == 0 && !w.under {
+		return false, nil
+	}
+	w.stage, w.id, w.under, w.after, w.count = frameIdentity, id, true, "", 0
+	if w.v.begin == nil {
+		return true, nil
+	}
+	return true, w.v.begin(f.n, id, meta)
+}
+
+func (w *walker) log(body []byte) (bool, error) {
+	for len(body) > 0 {
+		line, rest, ok := bytes.Cut(body, []byte{'\n'})
+		if !ok {
+			return false, nil
+		}
+		if err := call(w.v.line, line); err != nil {
+			return true, err
+		}
+		body = rest
+	}
+	return true, nil
+}
+
+// history is what the lines of a log say that a restore needs.
+type history struct {
+	lines  uint64
+	prev   [32]byte // hash of the last line
+	broken int      // number, from 1, of the first line that does not follow
+	first  string   // note of line 0
+	fates  map[identity.ID]*fate
+}
+
+// fate is what a log says of one identity.
+type fate struct {
+	gen     uint64    // highest that a line knows
+	born    bool      // its creation is in the log
+	closing []closing // of its keys
+}
+
+type closing struct {
+	event audit.Event
+	gen   uint64 // that the change made; 0: not known, as the header was damaged
+	slot  string
+}
+
+// add takes the next line.
+func (h *history) add(line []byte) {
+	if h.broken == 0 && !bytes.HasPrefix(line, linePrefix(h.lines, h.prev)) {
+		h.broken = int(h.lines) + 1
+	}
+	r, err := audit.Parse(line)
+	if err != nil && h.broken == 0 {
+		h.broken = int(h.lines) + 1
+	}
+	if h.lines == 0 && err == nil && r.Event == audit.Genesis {
+		h.first = r.Note
+	}
+	h.prev = sha256.Sum256(line)
+	h.lines++
+	if err == nil {
+		h.note(r)
+	}
+}
+
+// linePrefix is what line n begins with, after a line with hash prev.
+func linePrefix(n uint64, prev [32]byte) []byte {
+	return fmt.Appendf(nil, `{"seq":%d,"prev":"%s",`, n, hex.EncodeToString(prev[:]))
+}
+
+func (h *history) note(r audit.Record) {
+	if r.Event == audit.Restore && r.Identity.IsZero() {
+		for _, f := range h.fates { // what that restore lost is lost, and was said
+			f.born = false
+		}
+	}
+	if r.Identity.IsZero() || r.Denied {
+		return
+	}
+	f := h.fates[r.Identity]
+	if f == nil {
+		if h.fates == nil {
+			h.fates = make(map[identity.ID]*fate)
+		}
+		f = new(fate)
+		h.fates[r.Identity] = f
+	}
+	f.gen = max(f.gen, r.Gen)
+	f.born = f.born || r.Event == audit.Create
+	if closesKeys(r.Event) {
+		f.closing = append(f.closing, closing{event: r.Event, gen: r.Gen, slot: r.Slot})
+	}
+}
+
+// The refusals of what is laid beside a backup.
+var (
+	errNotRecovery = refuse(Unauthorized, "This is not a recovery key.", "Give the key that begins with slr1_ and was shown when the store was made.")
+	errNoSealed    = refuse(BadRequest, "This backup is of a store without a recovery key: it opens only beside the root key and the cell file of its machine.", "")
+)
+
+// OpenWithRecoveryKey opens root and cells with the recovery key of the
+// store. The key names the store by its fingerprint, so it proves the whole
+// backup: one that somebody else made is refused.
+func (a *Archive) OpenWithRecoveryKey(key identity.Key) error {
+	switch {
+	case key.Kind() != identity.Recovery:
+		return errNotRecovery
+	case !a.head.sealed():
+		return errNoSealed
+	case key.Identity() != a.head.fingerprint():
+		return refused(FaultForeign)
+	}
+	if sha256.Sum256(seal.RecoveryPublicKey(key.RecoverySeed(a.head.store))) != a.head.recoveryHash {
+		return refused(FaultForged)
+	}
+	cells := make(map[identity.ID]skbCell)
+	var text string
+	for i, s := range a.keys {
+		pt, err := seal.OpenBackup(key, a.head.store, s.before, s.body)
+		if err != nil {
+			return refused(FaultForged)
+		}
+		root, part, ok := decodeKeys(pt)
+		clear(pt)
+		if !ok || (root != "") != (i == 0) {
+			return refused(FaultForged)
+		}
+		text += root
+		for _, c := range part {
+			cells[c.id] = c
+		}
+	}
+	root, err := ParseRoot(text)
+	if err != nil {
+		return refused(FaultForged)
+	}
+	return a.opened(root, func(_ context.Context, id identity.ID) (storage.Cell, error) {
+		c, ok := cells[id]
+		switch {
+		case !ok:
+			return storage.Cell{}, storage.ErrNoCell
+		case c.state == cellErased:
+			return storage.Cell{}, storage.ErrErased
+		}
+		return c.z, nil
+	})
+}
+
+// OpenWithRoot opens the backup with the root material and the cells of the
+// machine that it was made on. Cells that were erased there since stay
+// erased.
+func (a *Archive) OpenWithRoot(root Root, cells storage.Cells) error {
+	if root.IsZero() || root.StoreID() != a.head.store {
+		return refused(FaultForeign)
+	}
+	return a.opened(root, cells.Cell)
+}
+
+// SignedBy reports whether root is that of the store which signed the backup.
+func (a *Archive) SignedBy(root Root) bool {
+	return !root.IsZero() && root.StoreID() == a.head.store && bytes.Equal(root.r().Store().AuditPublic(), a.head.auditPublic[:])
+}
+
+func (a *Archive) opened(root Root, cell func(context.Context, identity.ID) (storage.Cell, error)) error {
+	if !a.SignedBy(root) {
+		return refused(FaultForged)
+	}
+	st := root.r().Store()
+	rec, err := st.OpenStoreRecord(a.head.record)
+	if err != nil {
+		return fmt.Errorf("opening the store record of the backup: %w", err)
+	}
+	if len(rec.RecoveryPK) > 0 != a.head.sealed() || a.head.sealed() && sha256.Sum256(rec.RecoveryPK) != a.head.recoveryHash {
+		return refused(FaultForged)
+	}
+	a.root, a.store, a.cell = root, st, cell
+	return nil
+}
+
+// Root returns the root material of the backup, joined with what this machine
+// has of it already, if anything: it belongs to its source before
+// [Plan.Restore] is called. The backup must have been opened.
+func (a *Archive) Root(have Root) (Root, error) {
+	if have.IsZero() || a.root.IsZero() {
+		return a.root, nil
+	}
+	both, err := have.r().With(a.root.r())
+	if err != nil {
+		return Root{}, refused(FaultForeign)
+	}
+	return rootOf(both), nil
+}
+
+// ledger reads the newest log of the lost store and proves that it continues
+// the log of the backup.
+func (a *Archive) ledger(ctx context.Context, r io.ReadSeeker) (history, error) {
+	var h history
+	met := a.end.lines == 0
+	err := eachLine(ctx, r, func(line []byte) error {
+		h.add(line)
+		if h.lines == a.end.lines {
+			met = h.prev == a.end.head
+			if !met {
+				return errOtherLedger
+			}
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return h, err
+	case h.lines > 0 && h.first != a.born:
+		return h, errOtherLedger
+	case !met:
+		return h, refuse(BadRequest, fmt.Sprintf("The ledger ends at line %d, before the log of the backup, which has %d: it is older.", h.lines, a.end.lines), "")
+	case h.broken != a.log.broken:
+		return h, refuse(BadRequest, fmt.Sprintf("The ledger does not verify: line %d does not continue the one before.", h.broken), "")
+	}
+	return h, nil
+}
+
+var errOtherLedger = refuse(BadRequest, "The ledger does not continue the log of this backup: it is of another store, or was changed.", "")
+
+// eachLine shows every whole line of a log file.
+func eachLine(ctx context.Context, r io.ReadSeeker, visit func([]byte) error) error {
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("reading the ledger: %w", err)
+	}
+	in := bufio.NewScanner(r)
+	in.Buffer(make([]byte, 1<<16), maxFrame)
+	in.Split(wholeLines)
+	for in.Scan() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := visit(in.Bytes()); err != nil {
+			return err
+		}
+	}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("reading the ledger: %w", err)
+	}
+	return nil
+}
+
+// wholeLines drops what follows the last LF: it was never acknowledged.
+func wholeLines(data []byte, _ bool) (int, []byte, error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	return 0, nil, nil
+}
