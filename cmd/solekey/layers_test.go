@@ -58,6 +58,7 @@ var callers = map[string][]string{
 		"cmd/solekey/profiles.go", // agent key to its profile, or to stdout
 		"examples/embed/main.go",  // shows how a program reads a value
 		"mcp/read.go",             // the value that was asked for
+		"internal/seal/rotate.go", // to compare root material with itself
 		"vault/root.go",           // of seal's root, by the same name
 	},
 	"InnerLock": {"internal/seal/inner.go"},

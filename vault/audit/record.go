@@ -35,7 +35,11 @@ const (
 	Rotate    Event = "rotate"
 	Revoke    Event = "revoke"
 	Shred     Event = "shred"
-	Note      Event = "note"
+	Recover   Event = "recover"
+	// RootRotate is a new root secret of the store, and each header that is
+	// sealed under it.
+	RootRotate Event = "root-rotate"
+	Note       Event = "note"
 )
 
 // Owner stands in the place of a key where the owner acted.
