@@ -278,7 +278,7 @@ func (d *keyDest) keep(a *app, key identity.Key) error {
 	if d.src, err = ring.Set(keyring.Profile, d.prof.name, key.Reveal(), d.src.Where); err != nil {
 		return fmt.Errorf("storing the key: %w", err)
 	}
-	if !d.fresh {
+	if !d.fresh && d.prof.ID == key.Identity().String() {
 		return nil
 	}
 	d.prof.ID = key.Identity().String()
@@ -291,6 +291,9 @@ func (d *keyDest) keep(a *app, key identity.Key) error {
 		return err
 	}
 	if err := writeFile(path, append(b, '\n')); err != nil {
+		if !d.fresh {
+			return err
+		}
 		return errors.Join(err, ring.Delete(keyring.Profile, d.prof.name))
 	}
 	d.reserved = ""
