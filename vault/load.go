@@ -93,10 +93,7 @@ func (k *Keeper) loadHeader(ctx context.Context, v *view) (*view, error) {
 		}
 	}
 	if typ == seal.TypeTombstone {
-		if err := k.erase(ctx, v.id); err != nil { // a shred was cut off before this
-			k.log.Warn("the cell of a shredded identity could not be erased")
-		}
-		return v, v.openTombstone()
+		return v, k.afterTombstone(ctx, v)
 	}
 	if v.head, err = v.st.OpenHeader(v.id, v.cell, v.meta); err != nil {
 		return nil, errDamaged
@@ -145,6 +142,19 @@ func (k *Keeper) openEpoch(ctx context.Context, epoch uint32) (*store, error) {
 		return nil, errEpochGone
 	}
 	return st, err
+}
+
+// afterTombstone opens a tombstone beside a cell that lives, which a shred
+// leaves that was cut off in between, and erases the cell. What does not open
+// is no tombstone, and erases nothing.
+func (k *Keeper) afterTombstone(ctx context.Context, w *view) error {
+	if err := w.openTombstone(); err != nil {
+		return err
+	}
+	if err := k.erase(ctx, w.id); err != nil {
+		k.log.Warn("the cell of a shredded identity could not be erased")
+	}
+	return nil
 }
 
 func (w *view) openTombstone() error {

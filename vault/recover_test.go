@@ -481,3 +481,27 @@ func FuzzParseReceipt(f *testing.F) {
 		}
 	})
 }
+
+// TestForgedTombstoneErasesNothing puts what looks like a tombstone in the
+// place of a header: the cell of the identity must outlive it.
+func TestForgedTombstoneErasesNothing(t *testing.T) {
+	h := newHouse(t)
+	key, gone := h.create(t, "ci", identity.Grant{}), h.create(t, "gone", identity.Grant{})
+	h.put(t, key.Identity(), secret("a", "1"))
+	if _, err := h.Revoke(t.Context(), gone.Identity(), vault.Revocation{Shred: true}); err != nil {
+		t.Fatal(err)
+	}
+	at := h.mem.ids[key.Identity()]
+	header := at.meta
+	retyped := append([]byte(nil), header...)
+	retyped[2] = 3
+	for what, forged := range map[string][]byte{"another's tombstone": h.mem.ids[gone.Identity()].meta, "a header of that type": retyped} {
+		at.meta = forged
+		_, err := h.keeper(h.mem).Unlock(t.Context(), key, stdio)
+		wantWord(t, what, err, vault.Unavailable)
+	}
+	at.meta = header
+	if got := get(t, unlock(t, h.keeper(h.mem), key), "a"); got != "1" {
+		t.Errorf("Get = %q", got)
+	}
+}
