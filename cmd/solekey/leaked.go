@@ -91,7 +91,7 @@ func (a *app) heirDest(dir string, i vault.Info, proof intake, print bool) (keyD
 	if name == "" {
 		name = i.Name
 	}
-	if p, err := a.anyProfile(name); err == nil && !p.remote() && p.ID == i.ID.String() {
+	if p, err := a.anyProfile(name); err == nil && !p.remote() && (p.ID == i.ID.String() || !i.Heir.IsZero() && p.ID == i.Heir.String()) {
 		d.prof = p
 		if in, err := a.keyOf(p); err == nil {
 			d.src = in.src
@@ -186,6 +186,11 @@ func (a *app) replacedReport(out vault.Replaced, i vault.Info, d keyDest, key id
 	}
 	a.sayStale(out.Old.String())
 	return nil
+}
+
+// unfinishedRotation refuses what must wait for a replacement to be finished.
+func unfinishedRotation(name string) error {
+	return failf(exitExists, "every key of %s is closed, and its rotation after a leak is not finished", name).hint("solekey identity rotate " + name + " --leaked")
 }
 
 // sayStale names the profiles of this machine whose key is closed for good.

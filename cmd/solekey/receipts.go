@@ -114,7 +114,7 @@ func (a *app) listReceipts(ctx context.Context) error {
 	if a.conf.asJSON {
 		return a.writeJSON(struct {
 			Receipts []keptRow `json:"receipts"`
-			Count    int          `json:"count"`
+			Count    int       `json:"count"`
 		}{rows, len(rows)})
 	}
 	if len(rows) == 0 {

@@ -157,7 +157,7 @@ func recoverable(i vault.Info, name string) error {
 	case i.Status == identity.Shredded:
 		return &failure{exit: exitRefused, word: string(vault.Revoked), message: fmt.Sprintf("identity %s is shredded: nothing of its vault is left", name), try: []string{"solekey identity create OTHER"}}
 	case !i.Heir.IsZero():
-		return failf(exitExists, "a rotation after a leak is not finished for %s", name).hint("solekey identity rotate " + name + " --leaked")
+		return unfinishedRotation(name)
 	case !i.Recovery:
 		return failf(exitRefused, "%s was made without recovery: nothing but its own keys opens its vault", name)
 	}

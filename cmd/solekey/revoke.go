@@ -57,7 +57,7 @@ func (a *app) revokeIdentity(ctx context.Context, name string, f revokeFlags) er
 		return failf(exitNotFound, "identity %s is shredded already", name)
 	}
 	if !i.Heir.IsZero() && !f.shred {
-		return failf(exitExists, "every key of %s is closed, and a rotation after a leak is not finished", name).hint("solekey identity rotate " + name + " --leaked")
+		return unfinishedRotation(name)
 	}
 	if i.Status == identity.Revoked && !f.shred {
 		return failf(exitExists, "identity %s is revoked already", name).hint("solekey identity revoke " + name + " --shred")

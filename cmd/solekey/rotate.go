@@ -147,6 +147,9 @@ func stillActive(i vault.Info, name string) error {
 	if i.Damaged {
 		return failf(exitUnavailable, "identity %s is damaged", name).hint("solekey doctor")
 	}
+	if !i.Heir.IsZero() {
+		return unfinishedRotation(name)
+	}
 	if i.Status == identity.Revoked && i.Recovery {
 		return &failure{exit: exitRefused, word: string(vault.Revoked), message: fmt.Sprintf("identity %s is %s", name, i.Status), try: []string{"solekey identity recover " + name}}
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -66,6 +69,9 @@ func (a *app) rotateRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.clearRootText(); err != nil {
+		return err
+	}
 	if a.conf.asJSON {
 		return a.writeJSON(struct {
 			Epoch    uint32 `json:"epoch"`
@@ -83,6 +89,25 @@ func (a *app) rotateRoot(ctx context.Context) error {
 		a.say("an interrupted rotation was finished; run it again to rotate once more")
 	}
 	a.say("copies of the data directory from before do not open with this root key: make new ones")
+	return nil
+}
+
+// clearRootText removes what a run that was killed while it wrote root text
+// left beside it: the older root secret may be in there.
+func (a *app) clearRootText() error {
+	dir, err := a.conf.configPath()
+	if err != nil {
+		return err
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".new-*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing an older root key: %w", err)
+		}
+	}
 	return nil
 }
 
