@@ -52,8 +52,8 @@ func (r Receipt) Verify(pub []byte) error {
 	if r.Signature == nil || r.Signature.Alg != "ed25519" {
 		return ErrForged
 	}
-	key, keyErr := base64.StdEncoding.DecodeString(r.Signature.Key)
-	sig, sigErr := base64.StdEncoding.DecodeString(r.Signature.Value)
+	key, keyErr := base64.StdEncoding.Strict().DecodeString(r.Signature.Key)
+	sig, sigErr := base64.StdEncoding.Strict().DecodeString(r.Signature.Value)
 	if keyErr != nil || sigErr != nil || subtle.ConstantTimeCompare(key, pub) != 1 || !seal.Signed(pub, r.digest(), sig) {
 		return ErrForged
 	}
