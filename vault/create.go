@@ -31,45 +31,62 @@ func (k *Keeper) Create(ctx context.Context, n NewIdentity) (identity.Key, error
 	if err != nil {
 		return identity.Key{}, err
 	}
-	id := identity.NewID()
-	key := identity.NewKey(identity.Agent, id)
-	cell := random32()
-	meta, err := k.newHeader(st, n, key, cell)
+	key := identity.NewKey(identity.Agent, identity.NewID())
+	inner := seal.NewInner(st.ID(), key.Identity())
+	defer inner.Wipe()
+	h, err := k.newHeader(st, n, key, inner)
 	if err != nil {
 		return identity.Key{}, err
 	}
-	rec := audit.Record{Time: k.now(), Event: audit.Create, Identity: id, Key: audit.Owner, Slot: key.Slot().String(), Via: "cli", Gen: 1, Is: metaHash(meta)}
-	if err := k.append(ctx, rec); err != nil {
+	if err := k.plant(ctx, st, key, h); err != nil {
 		return identity.Key{}, err
-	}
-	if err := k.backend.PutCell(ctx, id, storage.Cell(cell)); err != nil {
-		return identity.Key{}, fmt.Errorf("writing cell: %w", err)
-	}
-	if _, err := k.backend.Commit(ctx, id, 0, storage.Batch{Meta: meta}); err != nil {
-		return identity.Key{}, fmt.Errorf("writing identity: %w", err)
 	}
 	return key, nil
 }
 
-func (k *Keeper) newHeader(st *store, n NewIdentity, key identity.Key, cell [32]byte) ([]byte, error) {
-	id := key.Identity()
-	inner := seal.NewInner(st.ID(), id)
-	defer inner.Wipe()
+// plant makes the identity of key with the header h: line, cell, commit.
+func (k *Keeper) plant(ctx context.Context, st *store, key identity.Key, h *seal.Header) error {
+	id, cell := key.Identity(), random32()
+	again := func(st *store) ([]byte, uint64, error) {
+		h.Gen++
+		meta, err := st.SealHeader(id, cell, h)
+		if err != nil {
+			return nil, 0, fmt.Errorf("sealing header: %w", err)
+		}
+		return meta, h.Gen, nil
+	}
+	meta, gen, err := again(st)
+	if err != nil {
+		return err
+	}
+	rec := audit.Record{Time: k.now(), Event: audit.Create, Identity: id, Key: audit.Owner, Slot: key.Slot().String(), Via: "cli", Gen: gen, Is: metaHash(meta)}
+	if err := k.append(ctx, rec); err != nil {
+		return err
+	}
+	if err := k.backend.PutCell(ctx, id, storage.Cell(cell)); err != nil {
+		return fmt.Errorf("writing cell: %w", err)
+	}
+	rev, err := k.backend.Commit(ctx, id, 0, storage.Batch{Meta: meta})
+	if err != nil {
+		return fmt.Errorf("writing identity: %w", err)
+	}
+	return k.overtake(ctx, id, sealed{st: st, rev: rev, meta: meta, again: again})
+}
+
+// newHeader is the header of a new identity with key as its first key. plant
+// seals it as generation 1.
+func (k *Keeper) newHeader(st *store, n NewIdentity, key identity.Key, inner *seal.Inner) (*seal.Header, error) {
 	slot, err := newSlot(inner, key, "", n.Grant, k.now())
 	if err != nil {
 		return nil, err
 	}
-	h := &seal.Header{Gen: 1, State: seal.StateActive, Created: millis(k.now()), Changed: millis(k.now()), OK: random32(), PK: inner.PublicKey(), Name: n.Name, Slots: []seal.Slot{slot}}
+	h := &seal.Header{State: seal.StateActive, Created: millis(k.now()), Changed: millis(k.now()), OK: random32(), PK: inner.PublicKey(), Name: n.Name, Slots: []seal.Slot{slot}}
 	if n.NoRecovery || len(st.record.RecoveryPK) == 0 {
 		h.Flags |= seal.FlagNoRecovery
 	} else if h.Recovery, err = inner.WrapRecovery(st.record.RecoveryPK, st.Fingerprint(st.record.RecoveryPK)); err != nil {
 		return nil, fmt.Errorf("sealing to the recovery key: %w", err)
 	}
-	meta, err := st.SealHeader(id, cell, h)
-	if err != nil {
-		return nil, fmt.Errorf("sealing header: %w", err)
-	}
-	return meta, nil
+	return h, nil
 }
 
 // newSlot wraps the identity secret under key.

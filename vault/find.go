@@ -57,6 +57,7 @@ func (w *view) info() Info {
 	}
 	h := w.head
 	i := Info{ID: w.id, Name: h.Name, Status: identity.Status(h.State), Created: fromMillis(h.Created), Changed: fromMillis(h.Changed), Recovery: len(h.Recovery) > 0}
+	i.Heir, i.Replaces, i.Pending = w.heir(), w.replaces(), w.pending()
 	for _, s := range h.Slots {
 		i.Slots = append(i.Slots, SlotInfo{ID: s.ID, Name: s.Name, Closed: s.State != seal.SlotLive, Created: fromMillis(s.Created), Grant: grantOf(&s)})
 	}
@@ -65,7 +66,7 @@ func (w *view) info() Info {
 
 // Find returns the identity with this name, or with this ID in hex. Among
 // several of one name the active one counts; two active ones are refused, and
-// are told apart by their IDs.
+// are told apart by their IDs. One that is pending has no name yet.
 func (k *Keeper) Find(ctx context.Context, name string) (Info, error) {
 	all, err := k.Identities(ctx)
 	if err != nil {
@@ -77,7 +78,7 @@ func (k *Keeper) Find(ctx context.Context, name string) (Info, error) {
 		if i.ID.String() == name {
 			return i, nil
 		}
-		if i.Name == "" {
+		if i.Name == "" || i.Pending {
 			continue
 		}
 		names = append(names, i.Name)

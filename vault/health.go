@@ -23,10 +23,14 @@ type Check struct {
 // outer lock of every entry, and the audit log. It goes on past what is
 // broken. The error is for a store that cannot be reached at all.
 func (k *Keeper) Health(ctx context.Context) ([]Check, error) {
-	if _, err := k.open(ctx, 0); err != nil {
+	st, err := k.open(ctx, 0)
+	if err != nil {
 		return nil, err
 	}
 	out := []Check{{OK: true, Subject: "root", Detail: "opens the store record"}}
+	if st.record.Rotating || st.root.Oldest() != st.root.Epoch() {
+		out[0] = Check{Subject: "root", Detail: "opens the store record; a rotation of the root key is not finished", Try: "solekey root rotate"}
+	}
 	ids, err := k.healthIdentities(ctx)
 	out = append(out, ids...)
 	if err != nil {
@@ -74,6 +78,9 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 	if w.head == nil {
 		return 0, nil
 	}
+	if w.replaced() || !w.replaces().IsZero() {
+		c = &Check{Subject: "identity " + w.head.Name, Detail: "its key leaked, and its rotation is not finished", Try: "solekey identity rotate " + w.head.Name + " --leaked"}
+	}
 	if _, _, err := k.setMatches(ctx, w, nil); err != nil {
 		return 0, broken("has records that were removed, added or rolled back")
 	}
@@ -82,7 +89,7 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 			labels++
 		}
 	}
-	return labels, nil
+	return labels, c
 }
 
 func (k *Keeper) healthAudit(ctx context.Context) []Check {

@@ -97,7 +97,18 @@ func (k *Keeper) open(ctx context.Context, epoch uint32) (*store, error) {
 	return st, nil
 }
 
+// readStore reads store record and root material. Beside a rotation of the
+// root secret the record may be older than the material: then again.
 func (k *Keeper) readStore(ctx context.Context) (*store, error) {
+	for try := 1; ; try++ {
+		st, err := k.readStoreOnce(ctx)
+		if !errors.Is(err, seal.ErrRefused) || try == epochTries {
+			return st, err
+		}
+	}
+}
+
+func (k *Keeper) readStoreOnce(ctx context.Context) (*store, error) {
 	res, err := k.backend.Get(ctx, identity.ID{})
 	if err != nil {
 		return nil, fmt.Errorf("reading store record: %w", err)

@@ -39,6 +39,15 @@ var errDamaged = fmt.Errorf("identity does not open: %w", storage.ErrDamaged)
 // [Keeper.checkSet], which waits until a key has proved itself: a stranger
 // learns nothing from its cost or its outcome.
 func (k *Keeper) load(ctx context.Context, id identity.ID, keys ...string) (*view, error) {
+	for try := 1; ; try++ {
+		v, err := k.loadOnce(ctx, id, keys...)
+		if !errors.Is(err, errEpochGone) || try == epochTries {
+			return v, err
+		}
+	}
+}
+
+func (k *Keeper) loadOnce(ctx context.Context, id identity.ID, keys ...string) (*view, error) {
 	st, err := k.open(ctx, 0)
 	if err != nil {
 		return nil, err
@@ -84,7 +93,7 @@ func (k *Keeper) loadHeader(ctx context.Context, v *view) (*view, error) {
 		}
 	}
 	if typ == seal.TypeTombstone {
-		return v, v.openTombstone()
+		return v, k.afterTombstone(ctx, v)
 	}
 	if v.head, err = v.st.OpenHeader(v.id, v.cell, v.meta); err != nil {
 		return nil, errDamaged
@@ -125,14 +134,27 @@ func (k *Keeper) loadErased(ctx context.Context, v *view) (*view, error) {
 	return v, v.openTombstone()
 }
 
-// openEpoch loads root material again. An epoch that it still lacks is damage
-// to the clear prefix.
+// openEpoch loads root material again. An epoch that it still lacks, reading
+// after reading, is damage to the clear prefix.
 func (k *Keeper) openEpoch(ctx context.Context, epoch uint32) (*store, error) {
 	st, err := k.open(ctx, epoch)
 	if errors.Is(err, seal.ErrRefused) {
-		return nil, errDamaged
+		return nil, errEpochGone
 	}
 	return st, err
+}
+
+// afterTombstone opens a tombstone beside a cell that lives, which a shred
+// leaves that was cut off in between, and erases the cell. What does not open
+// is no tombstone, and erases nothing.
+func (k *Keeper) afterTombstone(ctx context.Context, w *view) error {
+	if err := w.openTombstone(); err != nil {
+		return err
+	}
+	if err := k.erase(ctx, w.id); err != nil {
+		k.log.Warn("the cell of a shredded identity could not be erased")
+	}
+	return nil
 }
 
 func (w *view) openTombstone() error {

@@ -48,6 +48,9 @@ func (k *Keeper) Import(ctx context.Context, id identity.ID, es []NewEntry, repl
 	var out []Stored
 	w, err := k.update(ctx, id, nil, false, func(w *view, c *change) error {
 		out = out[:0]
+		if w.replaced() || w.pending() {
+			return errReplaced
+		}
 		if err := k.more(ctx, w, keys); err != nil {
 			return err
 		}
@@ -248,6 +251,9 @@ func (k *Keeper) Remove(ctx context.Context, id identity.ID, labels ...Label) ([
 	var out []LabelInfo
 	w, err := k.update(ctx, id, nil, false, func(w *view, c *change) error {
 		out = out[:0]
+		if w.replaced() || w.pending() {
+			return errReplaced
+		}
 		if err := k.more(ctx, w, keys); err != nil {
 			return err
 		}

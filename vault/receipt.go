@@ -31,11 +31,15 @@ type Receipt struct {
 	Reason      string          `json:"reason,omitempty"`
 	EffectiveAt time.Time       `json:"effective_at"`
 	Erasure     string          `json:"erasure"` // in_place, best_effort, delayed or none
-	Counts      ReceiptCounts   `json:"counts"`
-	Revealed    []ReceiptLabel  `json:"revealed"`
-	Codes       []ReceiptLabel  `json:"codes"`
-	Audit       ReceiptAudit    `json:"audit"`
-	Signature   *Signature      `json:"signature,omitempty"`
+	// Recoverable says that the recovery key can bring the identity back, Heir
+	// which identity took over its values.
+	Recoverable bool           `json:"recoverable,omitempty"`
+	Heir        string         `json:"heir,omitempty"`
+	Counts      ReceiptCounts  `json:"counts"`
+	Revealed    []ReceiptLabel `json:"revealed"`
+	Codes       []ReceiptLabel `json:"codes"`
+	Audit       ReceiptAudit   `json:"audit"`
+	Signature   *Signature     `json:"signature,omitempty"`
 }
 
 // ReceiptIdentity names the identity of a receipt.
@@ -121,6 +125,8 @@ func (k *Keeper) receipt(ctx context.Context, w *view, es []*seal.Entry, r Revoc
 		out.Action, out.Erasure = "shred", k.backend.Erasure().String()
 	case len(r.Slots) > 0:
 		out.Action = "key-revoke"
+	default:
+		out.Recoverable = len(w.head.Recovery) > 0
 	}
 	only := keys
 	if len(r.Slots) == 0 {

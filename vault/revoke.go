@@ -36,15 +36,16 @@ func (k *Keeper) Revoke(ctx context.Context, id identity.ID, r Revocation) (Rece
 	if r.Shred && len(r.Slots) > 0 {
 		return Receipt{}, refuse(BadRequest, "A single key is revoked, not shredded.", "")
 	}
-	// The labels are read at the revision that the commit closes, so that a
-	// process which meets the pending shred may finish it at any moment.
+	// A shred is two commits, so that a process which meets the pending shred
+	// may finish it at any moment, and the receipt is there by then.
+	closing := Revocation{Slots: r.Slots}
 	var es []*seal.Entry
 	var listed error
 	w, err := k.update(ctx, id, nil, true, func(w *view, c *change) error {
 		if es, listed = k.entries(ctx, w); errors.Is(listed, storage.ErrConflict) {
 			return listed
 		}
-		return r.apply(w, c)
+		return closing.apply(w, c)
 	})
 	if errors.Is(err, storage.ErrDamaged) && r.Shred {
 		return k.shredDamaged(ctx, id, r)
@@ -64,8 +65,14 @@ func (k *Keeper) Revoke(ctx context.Context, id identity.ID, r Revocation) (Rece
 		keepErr = r.Keep(receipt)
 	}
 	if r.Shred {
-		if err := k.finishShred(ctx, w); err != nil {
+		heirs := w.replaced()
+		if err := k.shred(ctx, id, nil); err != nil {
 			return receipt, err
+		}
+		if heirs { // of a replacement that goes no further
+			if _, err := k.discardHeirs(ctx, id); err != nil {
+				return receipt, err
+			}
 		}
 	}
 	if keepErr != nil {
@@ -84,7 +91,7 @@ func (r Revocation) apply(w *view, c *change) error {
 			c.event = audit.Shred
 			h.Flags |= seal.FlagShredPending
 		}
-		if h.State == seal.StateRevoked && !r.Shred && h.Flags&seal.FlagAuditOwed == 0 {
+		if h.State == seal.StateRevoked && !r.Shred && h.Flags&seal.FlagAuditOwed == 0 && !w.opens() {
 			return errNothing
 		}
 		for i := range h.Slots {
@@ -112,17 +119,52 @@ func (r Revocation) apply(w *view, c *change) error {
 	return nil
 }
 
-// finishShred erases the cell of an identity whose header says shred pending,
-// then buries it. It can be repeated at any point.
-func (k *Keeper) finishShred(ctx context.Context, w *view) error {
-	if err := k.backend.EraseCell(ctx, w.id); err != nil {
-		return fmt.Errorf("erasing the cell: %w", err)
+// shred destroys the vault of an identity: intent in its header, settled, then
+// the cell, then the tombstone. check, if not nil, judges the identity at the
+// first commit.
+func (k *Keeper) shred(ctx context.Context, id identity.ID, check func(*view) error) error {
+	w, err := k.update(ctx, id, nil, true, func(w *view, c *change) error {
+		if check != nil {
+			if err := check(w); err != nil {
+				return err
+			}
+		}
+		return Revocation{Shred: true}.apply(w, c)
+	})
+	defer w.wipe()
+	if errors.Is(err, errShredded) {
+		return nil // by another process
 	}
-	return k.bury(ctx, w)
+	if err != nil {
+		return err
+	}
+	if err := k.settle(ctx, w); err != nil {
+		return err
+	}
+	return k.finishShred(ctx, w)
 }
 
-// bury replaces header and records of an identity whose cell is erased by a
-// tombstone. The tombstone remembers the slots, so that former holders hear
+// finishShred buries an identity whose header says shred pending, then erases
+// its cell. The tombstone comes first, while the header can be read, so that
+// former holders hear revoked wherever the shred is cut off; who meets a
+// tombstone beside a cell erases that. A tombstone that cannot be written does
+// not stand in the way of the erasure.
+func (k *Keeper) finishShred(ctx context.Context, w *view) error {
+	unburied := k.bury(ctx, w)
+	if err := k.erase(ctx, w.id); err != nil {
+		return err
+	}
+	return unburied
+}
+
+func (k *Keeper) erase(ctx context.Context, id identity.ID) error {
+	if err := k.backend.EraseCell(ctx, id); err != nil {
+		return fmt.Errorf("erasing the cell: %w", err)
+	}
+	return nil
+}
+
+// bury replaces header and records of an identity by a tombstone. The tombstone remembers the slots, so that former holders hear
 // revoked; it remembers none if the header was unreadable by then.
 func (k *Keeper) bury(ctx context.Context, w *view) error {
 	tomb := seal.Tombstone{Shredded: millis(k.now())}
@@ -132,9 +174,16 @@ func (k *Keeper) bury(ctx context.Context, w *view) error {
 			tomb.Slots = append(tomb.Slots, seal.DeadSlot{ID: s.ID, AuthHash: s.AuthHash})
 		}
 	}
-	meta, err := w.st.SealTombstone(w.id, tomb)
+	again := func(st *store) ([]byte, uint64, error) {
+		meta, err := st.SealTombstone(w.id, tomb)
+		if err != nil {
+			return nil, 0, fmt.Errorf("sealing tombstone: %w", err)
+		}
+		return meta, 0, nil
+	}
+	meta, _, err := again(w.st)
 	if err != nil {
-		return fmt.Errorf("sealing tombstone: %w", err)
+		return err
 	}
 	for range 16 {
 		b := storage.Batch{Meta: meta}
@@ -156,6 +205,9 @@ func (k *Keeper) bury(ctx context.Context, w *view) error {
 			return fmt.Errorf("writing tombstone: %w", err)
 		}
 		if err := k.settle(ctx, w); err != nil {
+			return err
+		}
+		if err := k.overtake(ctx, w.id, sealed{st: w.st, rev: w.rev, meta: meta, again: again}); err != nil {
 			return err
 		}
 		break
@@ -193,8 +245,10 @@ func (k *Keeper) shredDamaged(ctx context.Context, id identity.ID, r Revocation)
 	}
 	rec := audit.Record{Time: k.now(), Event: audit.Shred, Identity: id, Key: audit.Owner, Via: "cli"}
 	logErr := k.append(ctx, rec)
-	w := &view{id: id, st: st}
-	if err := k.finishShred(ctx, w); err != nil {
+	if err := k.erase(ctx, id); err != nil {
+		return Receipt{}, err
+	}
+	if err := k.bury(ctx, &view{id: id, st: st}); err != nil {
 		return Receipt{}, err
 	}
 	receipt := Receipt{Format: receiptFormat, Store: st.ID().String()[:8], Identity: ReceiptIdentity{ID: id.String()}, Action: "shred", Reason: r.Reason, EffectiveAt: k.now().UTC(), Erasure: k.backend.Erasure().String()}

@@ -11,16 +11,12 @@ import (
 	"github.com/solekey/solekey/vault/audit"
 )
 
-// Rotate gives an identity a new key in place of proof, a live key of it, or
-// the recovery key, which ends no key. The key of proof goes on for the
-// grace, or ends in the same commit. The vault stays as it is: rotation is no
-// answer to a leak.
+// Rotate gives an identity a new key in place of proof, a live key of it. The
+// key of proof goes on for the grace, or ends in the same commit. The vault
+// stays as it is: rotation is no answer to a leak, [Keeper.Replace] is.
 func (k *Keeper) Rotate(ctx context.Context, id identity.ID, proof identity.Key, r Rotation) (identity.Key, error) {
 	return k.addKey(ctx, id, proof, "", r.Grant, func(w *view, c *change, old *seal.Slot) {
 		c.event = audit.Rotate
-		if old == nil {
-			return
-		}
 		c.slot = old.ID.String()
 		if r.Grace <= 0 {
 			closeSlot(old)
@@ -33,8 +29,9 @@ func (k *Keeper) Rotate(ctx context.Context, id identity.ID, proof identity.Key,
 	})
 }
 
-// AddKey gives an identity one more key. proof is a live key of it, or the
-// recovery key: only who can open the vault can let another key open it.
+// AddKey gives an identity one more key. proof is a live key of it: only who
+// can open the vault can let another key open it. [Keeper.Recover] does it
+// with the recovery key.
 func (k *Keeper) AddKey(ctx context.Context, id identity.ID, proof identity.Key, name string, g identity.Grant) (identity.Key, error) {
 	if name != "" {
 		if err := identity.CheckName(name); err != nil {
@@ -60,12 +57,9 @@ func (k *Keeper) addKey(ctx context.Context, id identity.ID, proof identity.Key,
 			return err
 		}
 		defer inner.Wipe()
-		grant := identity.Grant{Scopes: identity.DefaultScopes}
-		switch {
-		case g != nil:
+		grant := grantOf(slot)
+		if g != nil {
 			grant = *g
-		case slot != nil:
-			grant = grantOf(slot)
 		}
 		made, err := newSlot(inner, key, name, grant, k.now())
 		if err != nil {
@@ -85,26 +79,18 @@ func (k *Keeper) addKey(ctx context.Context, id identity.ID, proof identity.Key,
 	return key, nil
 }
 
-var errNoProof = refuse(Unauthorized, "This key does not open that identity, so it cannot give it another key.", "Use a live key of the identity.")
+var (
+	errNoProof  = refuse(Unauthorized, "This key does not open that identity, so it cannot give it another key.", "Use a live key of the identity.")
+	errRecovery = refuse(BadRequest, "A recovery key takes the place of no key.", "solekey identity recover NAME")
+)
 
-// prove opens the inner lock with a live key of the identity or the recovery
-// key. The slot is nil for the latter. Wipe what it returns.
+// prove opens the inner lock with a live key of the identity. Wipe what it
+// returns.
 func (k *Keeper) prove(w *view, proof identity.Key) (*seal.Inner, *seal.Slot, error) {
-	if proof.IsZero() {
-		return nil, nil, errNoProof
+	if !proof.IsZero() && proof.Kind() == identity.Recovery {
+		return nil, nil, errRecovery
 	}
-	if proof.Kind() == identity.Recovery {
-		if len(w.head.Recovery) == 0 || proof.Identity() != w.st.Fingerprint(w.st.record.RecoveryPK) {
-			return nil, nil, errNoProof
-		}
-		inner, err := seal.UnwrapRecovery(w.st.ID(), w.id, proof, w.head.PK, w.head.Recovery)
-		if err != nil {
-			return nil, nil, errNoProof
-		}
-		w.head.State = seal.StateActive
-		return inner, nil, nil
-	}
-	if proof.Identity() != w.id {
+	if proof.IsZero() || proof.Identity() != w.id {
 		return nil, nil, errNoProof
 	}
 	r := judge(w, proof, ask{}, k.now())

@@ -178,6 +178,15 @@ type Info struct {
 	Recovery bool // the recovery key can open it
 	Slots    []SlotInfo
 	Damaged  bool // header or cell cannot be read; everything but ID is zero
+
+	// Heir is the identity that is to take over every value of this one,
+	// whose key leaked; zero if none is. See [Keeper.Replace].
+	Heir identity.ID
+	// Heirs only: Replaces is the identity whose values this one took over.
+	// Pending says that it has not done so yet, so that its name is not its
+	// own and its key admits nobody.
+	Replaces identity.ID
+	Pending  bool
 }
 
 // Live returns how many key slots still admit their key at now.

@@ -16,9 +16,9 @@ import (
 )
 
 func identityCommand(a *app) *cobra.Command {
-	return group("identity", "Create, list, show, rotate and revoke identities",
+	return group("identity", "Create, list, show, rotate, recover and revoke identities",
 		"  solekey identity create claude-code\n  solekey identity revoke old-bot --reason \"laptop stolen\"",
-		identityCreate(a), identityList(a), identityShow(a), identityRotate(a), identityRevoke(a))
+		identityCreate(a), identityList(a), identityShow(a), identityRotate(a), identityRecover(a), identityRevoke(a))
 }
 
 func sortByName(all []vault.Info) {
@@ -297,8 +297,13 @@ func dayOf(s string) string {
 
 func (a *app) identityRow(ctx context.Context, k *vault.Keeper, i vault.Info, use vault.Usage) (identityRow, error) {
 	r := identityRow{Name: i.Name, ID: i.ID.String(), State: i.Status.String(), Keys: i.Live(a.now()), Recovery: i.Recovery, Created: at(i.Created)}
-	if i.Damaged {
+	switch {
+	case i.Damaged:
 		r.State = "damaged"
+	case i.Pending:
+		r.State = "pending" // it takes over from one whose key leaked
+	case !i.Heir.IsZero():
+		r.State = "replaced"
 	}
 	if i.Damaged || i.Status == identity.Shredded {
 		return r, nil

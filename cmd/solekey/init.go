@@ -161,11 +161,20 @@ func putRoot(ring *keyring.Ring, dir, pending string, where keyring.Where) (vaul
 	if err := writeFile(pending, []byte(root.StoreID().String()+"\n")); err != nil {
 		return vault.Root{}, keyring.Source{}, err
 	}
-	src, err := ring.Set(keyring.Root, root.StoreID().String(), root.Reveal(), where)
+	src, err := storeRoot(ring, root, where)
 	if err != nil {
-		return vault.Root{}, keyring.Source{}, fmt.Errorf("storing the root key: %w", err)
+		return vault.Root{}, keyring.Source{}, err
 	}
 	return root, src, nil
+}
+
+// storeRoot puts root text to its source.
+func storeRoot(ring *keyring.Ring, root vault.Root, where keyring.Where) (keyring.Source, error) {
+	src, err := ring.Set(keyring.Root, root.StoreID().String(), root.Reveal(), where)
+	if err != nil {
+		return keyring.Source{}, fmt.Errorf("storing the root key: %w", err)
+	}
+	return src, nil
 }
 
 // pendingRoot finds the root text that an interrupted init put away.

@@ -149,10 +149,10 @@ func (a *app) proof(k keyFlags, id identity.ID, name string) (intake, error) {
 		return intake{}, errTwoKeys
 	}
 	if k.file != "" {
-		return keyFile(k.file, "--api-key-file")
+		return agentProof(keyFile(k.file, "--api-key-file"))
 	}
 	if k.fd >= 0 {
-		return keyDescriptor(k.fd)
+		return agentProof(keyDescriptor(k.fd))
 	}
 	all, err := a.profiles()
 	if err != nil {
@@ -176,5 +176,14 @@ func (a *app) proof(k keyFlags, id identity.ID, name string) (intake, error) {
 		return intake{}, broken
 	}
 	return intake{}, failf(exitRefused, "rotating or adding a key needs a current key of %s: the owner cannot open this vault", name).
-		hint("solekey identity rotate " + name + " --api-key-file FILE --print-key")
+		hint("solekey identity rotate "+name+" --api-key-file FILE --print-key", "solekey identity recover "+name+"     (with the recovery key)")
+}
+
+// agentProof refuses the recovery key in the place of an agent's.
+func agentProof(in intake, err error) (intake, error) {
+	if err == nil && in.key.Kind() == identity.Recovery {
+		return intake{}, failf(exitUsage, "%s: the recovery key takes the place of no key", in.from).
+			hint("solekey identity recover NAME", "solekey identity rotate NAME --leaked --recovery-key-file FILE")
+	}
+	return in, err
 }

@@ -265,11 +265,20 @@ func (d *keyDest) release() {
 	}
 }
 
-// keep puts the key into its profile. The key comes first and the name last,
-// so that a profile that can be seen has its key.
+// keep puts the key into its profile. Of a fresh profile the key comes first
+// and the name last, so that a profile that can be seen has its key. Of one
+// that passes to another identity the key comes last: until then the one it
+// holds is the proof for the identity before.
 func (d *keyDest) keep(a *app, key identity.Key) error {
 	if d.print {
 		return nil
+	}
+	moved := !d.fresh && d.prof.ID != key.Identity().String()
+	d.prof.ID = key.Identity().String()
+	if moved {
+		if err := d.describe(a); err != nil {
+			return err
+		}
 	}
 	ring, err := a.ring()
 	if err != nil {
@@ -281,7 +290,15 @@ func (d *keyDest) keep(a *app, key identity.Key) error {
 	if !d.fresh {
 		return nil
 	}
-	d.prof.ID = key.Identity().String()
+	if err := d.describe(a); err != nil {
+		return errors.Join(err, ring.Delete(keyring.Profile, d.prof.name))
+	}
+	d.reserved = ""
+	return nil
+}
+
+// describe writes the file of the profile.
+func (d *keyDest) describe(a *app) error {
 	b, err := json.MarshalIndent(d.prof, "", "  ")
 	if err != nil {
 		return err
@@ -290,11 +307,7 @@ func (d *keyDest) keep(a *app, key identity.Key) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(path, append(b, '\n')); err != nil {
-		return errors.Join(err, ring.Delete(keyring.Profile, d.prof.name))
-	}
-	d.reserved = ""
-	return nil
+	return writeFile(path, append(b, '\n'))
 }
 
 // write prints the key on stdout: the only thing there.

@@ -56,6 +56,9 @@ func (a *app) revokeIdentity(ctx context.Context, name string, f revokeFlags) er
 	if i.Status == identity.Shredded {
 		return failf(exitNotFound, "identity %s is shredded already", name)
 	}
+	if !i.Heir.IsZero() && !f.shred {
+		return unfinishedRotation(name)
+	}
 	if i.Status == identity.Revoked && !f.shred {
 		return failf(exitExists, "identity %s is revoked already", name).hint("solekey identity revoke " + name + " --shred")
 	}

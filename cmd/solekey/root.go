@@ -103,7 +103,7 @@ everything else is fetched from it by label over MCP.`,
 		getCommand(a), codeCommand(a), mcpCommand(a), serveCommand(a),
 		profileCommand(a), versionCommand(a), completionCommand(),
 		importCommand(a), auditCommand(a), doctorCommand(a),
-		backupCommand(a), restoreCommand(a),
+		backupCommand(a), restoreCommand(a), rootCommand(a), receiptCommand(a),
 	)
 	a.completeGlobals(root)
 	return root

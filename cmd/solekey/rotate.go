@@ -16,6 +16,9 @@ type rotateFlags struct {
 	key      keyFlags
 	grace    time.Duration
 	printKey bool
+	leaked   bool
+	reason   string
+	recovery recoveryFlags
 }
 
 // defaultGrace is how long a rotated key goes on, so that servers that run
@@ -31,17 +34,49 @@ func identityRotate(a *app) *cobra.Command {
 is. The proof is the key in the profile of the identity, which is updated, or
 that of --api-key-file; then --print-key or --profile says where the new key
 goes. The old key goes on for the grace, so that running servers change over.
+If every key is lost, "identity recover" does it with the recovery key.
 
-A key that leaked is answered by revoke, not by rotate.`,
+--leaked answers a key that others have. Every key of the identity is closed at
+once, a new identity of the same name takes over every value, and the old vault
+is destroyed, with a receipt that says what its keys were given. The proof is a
+current key, the leaked one too, or the recovery key. A run that was
+interrupted is finished by running it again.`,
 		Example: `  solekey identity rotate claude-code
-  solekey identity rotate ci --api-key-file old.key --print-key --grace 1h`,
+  solekey identity rotate ci --api-key-file old.key --print-key --grace 1h
+  solekey identity rotate ci --leaked --reason "key in a public log"`,
 		Args: usageArgs(cobra.ExactArgs(1)), ValidArgsFunction: a.completeIdentities,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.rotate(cmd.Context(), args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(cmd); err != nil {
+				return err
+			}
+			if f.leaked {
+				return a.rotateLeaked(cmd.Context(), args[0], f)
+			}
+			return a.rotate(cmd.Context(), args[0], f)
+		},
 	}
 	f.key.declare(c.Flags())
 	c.Flags().Var(duration{&f.grace}, "grace", "how long the old key goes on; 0 ends it at once")
 	c.Flags().BoolVar(&f.printKey, "print-key", false, "print the new key on stdout and store it nowhere")
+	c.Flags().BoolVar(&f.leaked, "leaked", false, "the key is known to others: close all keys now, move the values, destroy the old vault")
+	c.Flags().StringVar(&f.reason, "reason", "", "`TEXT` for the receipt of --leaked")
+	f.recovery.declare(c.Flags())
 	return c
+}
+
+// check refuses flags that do not belong together.
+func (f *rotateFlags) check(cmd *cobra.Command) error {
+	switch {
+	case f.leaked && cmd.Flags().Changed("grace"):
+		return failf(exitUsage, "--leaked knows no --grace: every key is closed at once")
+	case f.leaked && f.recovery.given() && (f.key.file != "" || f.key.fd >= 0):
+		return errTwoKeys
+	case !f.leaked && f.recovery.given():
+		return failf(exitUsage, "the recovery key takes the place of no key").hint("solekey identity recover NAME", "solekey identity rotate NAME --leaked")
+	case !f.leaked && f.reason != "":
+		return failf(exitUsage, "--reason goes with --leaked")
+	}
+	return nil
 }
 
 func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
@@ -70,7 +105,6 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 		return err
 	}
 	defer dest.release()
-	recovered := old.key.Kind() == identity.Recovery // it is no key of a slot: nothing ends with it
 	grace := f.grace
 	if grace == 0 {
 		grace = defaultGrace // ended below, once the new key is in its place
@@ -85,16 +119,13 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 		return errors.Join(err, undo)
 	}
 	end := ending{slot: old.key.Slot(), at: a.now().Add(grace)}
-	if recovered {
-		return a.rotated(dest, i, key, nil)
-	}
 	if f.grace == 0 {
 		if _, err := k.Revoke(ctx, i.ID, vault.Revocation{Slots: []identity.SlotID{old.key.Slot()}}); err != nil {
 			return err
 		}
 		end.at, end.now = a.now(), true
 	}
-	return a.rotated(dest, i, key, &end)
+	return a.rotated(dest, i, key, end)
 }
 
 // ending is a key that goes, and when.
@@ -104,12 +135,9 @@ type ending struct {
 	now  bool
 }
 
-// words describes the end; without one the other keys of i go on.
-func (e *ending) words(i vault.Info) string {
-	switch {
-	case e == nil:
-		return "none: a recovery key ends no key; solekey key revoke " + i.Name + " KEY does"
-	case e.now:
+// words describes the end.
+func (e ending) words() string {
+	if e.now {
 		return e.slot.String() + " now"
 	}
 	return fmt.Sprintf("%s at %s; running servers change over by themselves", e.slot, stamp(e.at))
@@ -119,24 +147,28 @@ func stillActive(i vault.Info, name string) error {
 	if i.Damaged {
 		return failf(exitUnavailable, "identity %s is damaged", name).hint("solekey doctor")
 	}
+	if !i.Heir.IsZero() {
+		return unfinishedRotation(name)
+	}
+	if i.Status == identity.Revoked && i.Recovery {
+		return &failure{exit: exitRefused, word: string(vault.Revoked), message: fmt.Sprintf("identity %s is %s", name, i.Status), try: []string{"solekey identity recover " + name}}
+	}
 	if i.Status != identity.Active {
 		return &failure{exit: exitRefused, word: string(vault.Revoked), message: fmt.Sprintf("identity %s is %s", name, i.Status), try: []string{"solekey identity create OTHER"}}
 	}
 	return nil
 }
 
-func (a *app) rotated(d keyDest, i vault.Info, key identity.Key, end *ending) error {
+func (a *app) rotated(d keyDest, i vault.Info, key identity.Key, end ending) error {
 	if a.conf.asJSON {
 		out := d.result(key, identity.Grant{})
 		out.Identity = i.Name
-		if end != nil {
-			out.Ending, out.EndsAt = end.slot.String(), at(end.at)
-		}
+		out.Ending, out.EndsAt = end.slot.String(), at(end.at)
 		return a.writeJSON(out)
 	}
 	if d.print {
 		a.say("%-8s  %-9s  %s", "key", "added", key.Slot())
-		a.say("%-8s  %-9s  %s", "key", "ending", end.words(i))
+		a.say("%-8s  %-9s  %s", "key", "ending", end.words())
 		return d.write(a, key)
 	}
 	verb := "updated"
@@ -144,6 +176,6 @@ func (a *app) rotated(d keyDest, i vault.Info, key identity.Key, end *ending) er
 		verb = "made"
 	}
 	a.row("key", "added", fmt.Sprintf("%s (profile %s %s)", key.Slot(), d.prof.name, verb))
-	a.row("key", "ending", end.words(i))
+	a.row("key", "ending", end.words())
 	return nil
 }

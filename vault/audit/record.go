@@ -33,9 +33,13 @@ const (
 	Rotate    Event = "rotate"
 	Revoke    Event = "revoke"
 	Shred     Event = "shred"
+	Recover   Event = "recover"
 	Backup    Event = "backup"
 	Restore   Event = "restore" // of the store, then of each of its identities
-	Note      Event = "note"
+	// RootRotate is a new root secret of the store, and each header that is
+	// sealed under it.
+	RootRotate Event = "root-rotate"
+	Note       Event = "note"
 )
 
 // Owner stands in the place of a key where the owner acted.
