@@ -346,7 +346,7 @@ func (h *history) note(r audit.Record) {
 
 // The refusals of what is laid beside a backup.
 var (
-	errNotRecovery = refuse(Unauthorized, "This is not a recovery key.", "Give the key that begins with slr1_ and was shown when the store was made.")
+	errNoRecoveryKey = refuse(Unauthorized, "This is not a recovery key.", "Give the key that begins with slr1_ and was shown when the store was made.")
 	errNoSealed    = refuse(BadRequest, "This backup is of a store without a recovery key: it opens only beside the root key and the cell file of its machine.", "")
 )
 
@@ -356,7 +356,7 @@ var (
 func (a *Archive) OpenWithRecoveryKey(key identity.Key) error {
 	switch {
 	case key.Kind() != identity.Recovery:
-		return errNotRecovery
+		return errNoRecoveryKey
 	case !a.head.sealed():
 		return errNoSealed
 	case key.Identity() != a.head.fingerprint():

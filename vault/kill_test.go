@@ -261,7 +261,7 @@ func (s *scene) reads(k *vault.Keeper, key identity.Key, values map[string]strin
 }
 
 // word is how a key is received: "" admits it.
-func word(k *vault.Keeper, key identity.Key) vault.Word {
+func wordOf(k *vault.Keeper, key identity.Key) vault.Word {
 	_, err := k.Unlock(context.Background(), key, stdio)
 	if err == nil {
 		return ""
@@ -327,7 +327,7 @@ func named(k *vault.Keeper, name string) (out []vault.Info, err error) {
 func (s *scene) closedTogether(k *vault.Keeper) (wrong []string) {
 	words := map[vault.Word]int{}
 	for _, key := range s.old {
-		words[word(k, key)]++
+		words[wordOf(k, key)]++
 	}
 	if len(words) != 1 || words[""]+words[vault.Revoked] != len(s.old) {
 		wrong = append(wrong, fmt.Sprintf("old keys hear %v", words))
@@ -337,7 +337,7 @@ func (s *scene) closedTogether(k *vault.Keeper) (wrong []string) {
 
 func (s *scene) stayClosed(k *vault.Keeper, keys []identity.Key) (wrong []string) {
 	for _, key := range keys {
-		if w := word(k, key); w != vault.Revoked {
+		if w := wordOf(k, key); w != vault.Revoked {
 			wrong = append(wrong, fmt.Sprintf("a closed key hears %q", w))
 		}
 	}

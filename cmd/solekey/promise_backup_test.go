@@ -209,7 +209,7 @@ func TestRestoreKilledAtEveryStorageCall(t *testing.T) {
 	d := *m.world
 	d.bin = dying
 	args := func(dir string) []string {
-		return []string{"restore", m.backup, "--into", dir, "--recovery-file", m.recovery, "--ledger", m.ledger}
+		return []string{"restore", m.backup, "--into", dir, "--recovery-key-file", m.recovery, "--ledger", m.ledger}
 	}
 	first := d.start(setting{env: []string{envMortal + "=0"}}, args(filepath.Join(m.root, "count"))...)
 	calls := 0
@@ -259,7 +259,7 @@ func TestRestoreKilledAtEveryStorageCall(t *testing.T) {
 
 	// Control: without the ledger the same survey sees keys that live again.
 	blind := filepath.Join(m.root, "blind")
-	m.must("restore", m.backup, "--into", blind, "--recovery-file", m.recovery, "--yes")
+	m.must("restore", m.backup, "--into", blind, "--recovery-key-file", m.recovery, "--yes")
 	if _, lost, revived := m.survey(blind); revived != 3 || lost != 0 {
 		t.Errorf("control: %d of 3 closed keys live without a ledger, %d lost", revived, lost)
 	}
@@ -372,7 +372,7 @@ func TestBackupDoesNotStallService(t *testing.T) {
 	}
 	t.Logf("alone   %v", alone)
 	t.Logf("beside  %v", beside)
-	w.must("restore", file, "--verify", "--recovery-file", filepath.Join(w.root, "recovery.txt"))
+	w.must("restore", file, "--verify", "--recovery-key-file", filepath.Join(w.root, "recovery.txt"))
 	if !soaking() {
 		return
 	}

@@ -35,7 +35,7 @@ type restoreFlags struct {
 	into     string
 	ledger   string
 	verify   bool
-	recovery string
+	recovery recoveryFlags
 	cells    string
 	root     string
 }
@@ -46,8 +46,8 @@ func restoreCommand(a *app) *cobra.Command {
 		Use:   "restore FILE",
 		Short: "Make a store again from a backup",
 		Long: `Restore makes a new store in an empty directory from a backup file. The
-recovery key opens the backup and proves that it is yours: it is asked for on
-the terminal, or read from --recovery-file.
+recovery key opens the backup and proves that it is yours: it is asked for
+hidden, or read from --recovery-key-file or --recovery-key-fd.
 
 --ledger is the audit.jsonl of the lost machine, the newest copy you have.
 Whatever it says was revoked, shredded or replaced after the backup is dead in
@@ -68,7 +68,7 @@ exits with 8 if the file is truncated, changed, out of order, mixed or forged.`,
 	fl.StringVar(&f.into, "into", "", "data `DIR` to make (default that of this machine)")
 	fl.StringVar(&f.ledger, "ledger", "", "newest audit log `FILE` of the lost store")
 	fl.BoolVar(&f.verify, "verify", false, "check the file and write nothing")
-	fl.StringVar(&f.recovery, "recovery-file", "", "read the recovery key from this `FILE`")
+	f.recovery.declare(fl)
 	fl.StringVar(&f.cells, "cells", "", "open with the root key and the vault.cells in this data `DIR`, without the recovery key")
 	fl.StringVar(&f.root, "root", "", "`PLACE` of the root key: keyring or file (default keyring if there is one)")
 	_ = c.RegisterFlagCompletionFunc("root", words("keyring", "file"))
@@ -80,8 +80,8 @@ func (a *app) restore(ctx context.Context, path string, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.recovery != "" && f.cells != "" {
-		return failf(exitUsage, "--recovery-file and --cells both open the backup; give one")
+	if f.recovery.given() && f.cells != "" {
+		return failf(exitUsage, "the recovery key and --cells both open the backup; give one")
 	}
 	file, err := openInput(path)
 	if err != nil {
@@ -170,7 +170,7 @@ func (a *app) verifyBackup(ctx context.Context, path string, ar *vault.Archive, 
 		}
 		out.Proven = "root_key"
 	}
-	if f.recovery != "" || f.cells != "" {
+	if f.recovery.given() || f.cells != "" {
 		done, err := a.openArchive(ctx, ar, f)
 		if fault, ok := errors.AsType[vault.Fault](err); ok {
 			return a.faulty(path, f, fault)
@@ -184,7 +184,7 @@ func (a *app) verifyBackup(ctx context.Context, path string, ar *vault.Archive, 
 			return err
 		}
 		out.Damaged = damaged(p)
-		if f.recovery != "" {
+		if f.recovery.given() {
 			out.Proven = "recovery_key"
 		}
 	}
@@ -209,7 +209,7 @@ func (a *app) verifyDone(out verifyResult, in vault.ArchiveInfo) error {
 	}
 	switch out.Proven {
 	case "nothing":
-		a.warn("that this store is yours is not proven: its root key is not on this machine; --recovery-file proves it")
+		a.warn("that this store is yours is not proven: its root key is not on this machine; --recovery-key-file proves it")
 	case "root_key":
 		a.row("ok", "", "signed by the store of this machine")
 	default:
@@ -289,35 +289,6 @@ func (a *app) openBeside(ar *vault.Archive, dir string) (done func(), err error)
 		return nil, err
 	}
 	return func() { _ = b.Close() }, ar.OpenWithRoot(root, b)
-}
-
-// recoveryKey reads the recovery key from a file or the terminal.
-func (a *app) recoveryKey(ctx context.Context, path string) (identity.Key, error) {
-	var text []byte
-	var err error
-	if path != "" {
-		if text, err = keyring.ReadPrivate(path, maxKeyFile); err != nil {
-			return identity.Key{}, failf(exitUsage, "--recovery-file: %v", err)
-		}
-	} else {
-		t, err := openTerminal()
-		if err != nil {
-			return identity.Key{}, needsFlag("the recovery key of the store", "--recovery-file FILE")
-		}
-		defer t.Close()
-		if text, err = t.secret(ctx, "recovery key"); err != nil {
-			return identity.Key{}, err
-		}
-	}
-	defer clear(text)
-	key, err := identity.ParseKey(string(text))
-	if err == nil && key.Kind() != identity.Recovery {
-		err = errors.New("this is not a recovery key, which begins with slr1_")
-	}
-	if err != nil {
-		return identity.Key{}, failf(exitUsage, "recovery key: %v", err)
-	}
-	return key, nil
 }
 
 func (a *app) plan(ctx context.Context, ar *vault.Archive, f restoreFlags) (*vault.Plan, error) {
