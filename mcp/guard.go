@@ -25,12 +25,13 @@ import (
 //  2. Origin is absent or allowed. There are no CORS headers.
 //  3. The method is the one of the path.
 //  4. No key stands in the address or a cookie.
-//  5. One bearer key, whose address has not failed too often.
+//  5. One bearer key, which has not failed too often from its address, nor
+//     have all keys from there.
 //  6. The key opens a vault, on every request anew. Then it is taken off the
 //     request.
 //  7. The identity is within its rate.
 //  8. The identity has room for one more request; then the body is read. It
-//     is small, and the rate counts its size.
+//     is small, and the rate counts its size. A stream has limits of its own.
 
 const (
 	maxBody    = 256 << 10

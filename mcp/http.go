@@ -37,7 +37,7 @@ type HTTPOptions struct {
 
 // DefaultRate is how many tool calls per second an identity may make over
 // HTTP, in bursts of four times as many. Requests of any kind are limited to
-// five times that.
+// five times that; a long one counts as several.
 const DefaultRate = 200
 
 // Observer is told what happens at the endpoint, for metrics and logs. Nothing

@@ -12,21 +12,22 @@ import (
 	"github.com/solekey/solekey/vault"
 )
 
-// How much one identity, one address and all together may ask of the
-// endpoint. Everything here is bounded: by proven identities, or by a number.
+// How much one identity, one key that opens nothing, one address and all
+// together may ask of the endpoint. Everything here is bounded: by proven
+// identities, or by a number.
 
 const (
 	maxRunningOfOne = 128 // requests that are read or answered, of one identity
 	maxRunningOfAll = 1024
-	fairShare       = 16
+	fairShare       = 16      // of one identity, once half of maxRunningOfAll is taken
 	sizePerRequest  = 4 << 10 // bytes of a body that count as one more request
-	maxStreamsOne   = 8       // event streams open, of one identity
-	maxStreamsAll   = 1024
-	failedRate      = 10 // failures per second, of one key
+	maxStreamsOfOne = 8       // event streams open, of one identity
+	maxStreamsOfAll = 1024
+	failedRate      = 10 // failures per second, of one key from one address
 	failedBurst     = 50
 	addressRate     = 200 // failures per second, of all keys from one address
 	addressBurst    = 1000
-	maxBuckets      = 4096
+	maxBuckets      = 4096 // of a kind
 	maxProven       = 4096
 	maxQuotas       = 4096 // kept before idle ones are dropped
 	quotaIdle       = time.Minute
@@ -41,7 +42,7 @@ type limits struct {
 	mu        sync.Mutex
 	running   int // requests
 	quotas    map[identity.ID]*quota
-	addresses *buckets[netip.Prefix]    // keys that are nobody's, by where they come from
+	addresses *buckets[netip.Prefix]    // keys that opened nothing, by where they come from
 	strangers *buckets[origin]          // the same, each by itself
 	closed    *buckets[identity.SlotID] // revoked and expired keys; each attempt is a line of the log
 	proven    map[identity.SlotID]struct{}
@@ -166,7 +167,7 @@ func (q *quota) call(now time.Time) error {
 func (l *limits) stream(q *quota) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if q.streams >= maxStreamsOne {
+	if q.streams >= maxStreamsOfOne {
 		return false
 	}
 	q.streams++
@@ -179,8 +180,8 @@ func (l *limits) endStream(q *quota) {
 	q.streams--
 }
 
-// network is what counts as one address: all of IPv4, the subnet of IPv6,
-// which one customer has whole.
+// network is what counts as one address: of IPv4 all bits, of IPv6 the
+// subnet, which one customer has whole.
 func network(a netip.Addr) netip.Prefix {
 	bits := 32
 	if a = a.Unmap(); a.Is6() {
@@ -264,7 +265,8 @@ func (l *limits) try(from origin, now time.Time) (a attempt, ok bool) {
 	defer l.mu.Unlock()
 	a.at = now
 	if closed := l.closed.of[from.slot]; closed != nil {
-		return a, a.take(closed)
+		ok = a.take(closed)
+		return a, ok
 	}
 	if _, known := l.proven[from.slot]; known {
 		return a, true
@@ -284,7 +286,7 @@ func (l *limits) spent(a attempt, slot identity.SlotID) {
 	defer l.mu.Unlock()
 	delete(l.proven, slot)
 	if l.closed.of[slot] != nil {
-		return // it took its place there
+		return // it has paid there, unless it was under way before the first one came back
 	}
 	if own := l.closed.get(slot, a.at); own != nil { // else it counts as a stranger
 		a.giveBack()

@@ -23,15 +23,15 @@ import (
 //     ended or another slot's is 404.
 //   - A stream is judged again every 400 ms, each by itself, and ends with its
 //     key: in under a second after a revocation in any process. While the store
-//     cannot be asked it goes on for 10 s, and then ends as well: it gives
+//     cannot be asked it goes on for about 10 s, and then ends as well: it gives
 //     nothing by itself, as each call on it passes the gate.
 //   - What runs for a stream ends with it.
 //   - A reader who stalls is dropped after 10 s.
 
 const (
 	judgeEvery   = 400 * time.Millisecond
-	judgePause   = 10 * time.Second // without a judgement
-	endTime      = 100 * time.Millisecond
+	judgePause   = 10 * time.Second       // without a judgement
+	endTime      = 100 * time.Millisecond // to end a stream in order
 	aliveEvery   = 15 * time.Second
 	maxUnheard   = 64 // requests of one stream whose answers are not written yet
 	sessionParam = "sessionId"
@@ -61,7 +61,7 @@ type stream struct {
 func (s *streams) add(ctx context.Context, slot identity.SlotID) *stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.open) >= maxStreamsAll {
+	if s.closed || len(s.open) >= maxStreamsOfAll {
 		return nil
 	}
 	st := &stream{id: rand.Text(), slot: slot, places: make(chan struct{}, maxUnheard), events: make(chan []byte, maxUnheard)}
