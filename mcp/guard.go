@@ -61,6 +61,7 @@ var (
 	errKeyText  = deny(http.StatusBadRequest, vault.BadRequest, "A key does not belong into a message: it is in logs and transcripts by now. Treat it as leaked.", "Tell the owner to run: solekey identity rotate NAME.")
 	errNowhere  = deny(http.StatusNotFound, vault.NotFound, "There is nothing here.", "The endpoint is /mcp; for older clients /sse.")
 	errDeadEnd  = deny(http.StatusNotFound, vault.Unauthorized, "No valid agent key.", keyHint)
+	errClosing  = &denial{http.StatusServiceUnavailable, &vault.Refusal{Word: vault.Unavailable, Message: "This endpoint is closing.", Hint: "Open the stream again.", RetryAfter: time.Second}}
 	errNoStream = deny(http.StatusNotFound, vault.NotFound, "There is no such session for this key.", "Open /sse again.")
 )
 
@@ -191,10 +192,11 @@ func (e *endpoint) prove(r *http.Request, via string) (*caller, *denial) {
 	if err == nil && key.Kind() != identity.Agent {
 		err = identity.ErrMalformedKey
 	}
-	try, ok := e.limits.try(origin{network(from), key.Slot()}, now)
+	try, ok := e.limits.try(r.Context(), origin{network(from), key.Slot()}, now)
 	if !ok {
 		return nil, &denial{http.StatusTooManyRequests, tooFast("Too many attempts with keys that open nothing.", time.Second)}
 	}
+	defer e.limits.done(try)
 	if err != nil {
 		return nil, errNoKey
 	}
@@ -255,10 +257,6 @@ func body(w http.ResponseWriter, r *http.Request) ([]byte, *denial) {
 // turnAway answers a denied request.
 func turnAway(w http.ResponseWriter, d *denial) {
 	h := w.Header()
-	switch d.status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusTooManyRequests:
-		h.Set("Connection", "close") // nobody who is turned away keeps a connection
-	}
 	if d.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="solekey"`) // without resource_metadata, which starts an OAuth flow
 	}

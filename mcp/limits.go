@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -21,6 +22,7 @@ const (
 	maxRunningOfAll = 1024
 	fairShare       = 16      // of one identity, once half of maxRunningOfAll is taken
 	sizePerRequest  = 4 << 10 // bytes of a body that count as one more request
+	partsPerRequest = 64      // values in it that do
 	maxStreamsOfOne = 8       // event streams open, of one identity
 	maxStreamsOfAll = 1024
 	failedRate      = 10 // failures per second, of one key from one address
@@ -45,6 +47,7 @@ type limits struct {
 	addresses *buckets[netip.Prefix]    // keys that opened nothing, by where they come from
 	strangers *buckets[origin]          // the same, each by itself
 	closed    *buckets[identity.SlotID] // revoked and expired keys; each attempt is a line of the log
+	trials    map[origin]*trial         // of keys that are neither
 	proven    map[identity.SlotID]struct{}
 }
 
@@ -55,6 +58,7 @@ func newLimits(perSecond int) *limits {
 		addresses: newBuckets[netip.Prefix](addressRate, addressBurst),
 		strangers: newBuckets[origin](failedRate, failedBurst),
 		closed:    newBuckets[identity.SlotID](failedRate, failedBurst),
+		trials:    map[origin]*trial{},
 		proven:    map[identity.SlotID]struct{}{},
 	}
 	switch {
@@ -143,8 +147,9 @@ func (l *limits) begin(q *quota) (end func(), d *denial) {
 }
 
 // weigh counts what a request brought.
-func (q *quota) weigh(size int, now time.Time) *denial {
-	if n := size / sizePerRequest; n > 0 {
+func (q *quota) weigh(text []byte, now time.Time) *denial {
+	_, parts := shape(text)
+	if n := len(text)/sizePerRequest + parts/partsPerRequest; n > 0 {
 		if wait := take(q.requests, now, n); wait > 0 {
 			return &denial{http.StatusTooManyRequests, tooFast("This identity sends too much.", wait)}
 		}
@@ -235,7 +240,9 @@ type origin struct {
 // is theirs until it proves itself.
 type attempt struct {
 	at    time.Time
+	from  origin
 	taken []*rate.Reservation
+	trial *trial // nil: nobody waits for it
 }
 
 func (a *attempt) take(l *rate.Limiter) bool {
@@ -257,25 +264,73 @@ func (a *attempt) giveBack() {
 	}
 }
 
+// trial is a key that is being proved, by so many requests at once.
+type trial struct {
+	running int
+	ended   chan struct{} // closed when the next one has
+}
+
 // try admits a key to be proved, unless it failed too often, or too many
 // others from its address did. A key that has proved itself to this server is
-// not held up by its address, which behind a proxy may be everybody's.
-func (l *limits) try(from origin, now time.Time) (a attempt, ok bool) {
+// not held up by its address, which behind a proxy may be everybody's; and of
+// the many requests of a key that nobody has tried, the later ones wait for
+// what the first ones prove. The caller calls done.
+func (l *limits) try(ctx context.Context, from origin, now time.Time) (a attempt, ok bool) {
+	for {
+		a, wait, ok := l.tryNow(from, now)
+		if ok || wait == nil {
+			return a, ok
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return a, false
+		}
+	}
+}
+
+// tryNow is try without waiting: it returns what there is to wait for.
+func (l *limits) tryNow(from origin, now time.Time) (a attempt, wait <-chan struct{}, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a.at = now
+	a.at, a.from = now, from
 	if closed := l.closed.of[from.slot]; closed != nil {
 		ok = a.take(closed)
-		return a, ok
+		return a, nil, ok
 	}
 	if _, known := l.proven[from.slot]; known {
-		return a, true
+		return a, nil, true
 	}
-	ok = a.take(l.addresses.get(from.net, now)) && a.take(l.strangers.get(from, now))
-	if !ok {
+	t := l.trials[from]
+	if !a.take(l.addresses.get(from.net, now)) || !a.take(l.strangers.get(from, now)) {
 		a.giveBack()
+		if t == nil {
+			return a, nil, false
+		}
+		return a, t.ended, false
 	}
-	return a, ok
+	if t == nil {
+		t = &trial{ended: make(chan struct{})}
+		l.trials[from] = t
+	}
+	t.running++
+	a.trial = t
+	return a, nil, true
+}
+
+// done ends an attempt, however it went.
+func (l *limits) done(a attempt) {
+	t := a.trial
+	if t == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(t.ended)
+	t.ended = make(chan struct{})
+	if t.running--; t.running == 0 {
+		delete(l.trials, a.from)
+	}
 }
 
 // spent counts an attempt with a closed key. Only its holder is told that it

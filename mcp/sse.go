@@ -57,18 +57,21 @@ type stream struct {
 	events chan []byte   // holds as many
 }
 
-// add registers a stream; nil if there is no room, or never again.
-func (s *streams) add(ctx context.Context, slot identity.SlotID) *stream {
+// add registers a stream, or says why there is no room.
+func (s *streams) add(ctx context.Context, slot identity.SlotID) (*stream, *denial) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.open) >= maxStreamsOfAll {
-		return nil
+	if s.closed {
+		return nil, errClosing
+	}
+	if len(s.open) >= maxStreamsOfAll {
+		return nil, &denial{http.StatusTooManyRequests, tooFast("The endpoint has no room for another stream.", time.Second)}
 	}
 	st := &stream{id: rand.Text(), slot: slot, places: make(chan struct{}, maxUnheard), events: make(chan []byte, maxUnheard)}
 	st.ctx, st.cancel = context.WithCancel(ctx)
 	s.open[st.id] = st
 	s.work.Add(1)
-	return st
+	return st, nil
 }
 
 func (s *streams) remove(st *stream) {
@@ -127,9 +130,9 @@ func (e *endpoint) stream(w http.ResponseWriter, r *http.Request, c *caller) *de
 		return &denial{http.StatusTooManyRequests, tooFast("This identity has as many streams open as it may.", time.Second)}
 	}
 	defer e.limits.endStream(c.quota)
-	st := e.streams.add(r.Context(), v.Slot())
-	if st == nil {
-		return &denial{http.StatusServiceUnavailable, tooFast("The endpoint has no room for another stream.", time.Second)}
+	st, d := e.streams.add(r.Context(), v.Slot())
+	if d != nil {
+		return d
 	}
 	defer e.streams.remove(st)
 	e.observe.Streams(+1)
