@@ -141,12 +141,14 @@ func (s *Server) strayCall(ctx context.Context, _ any, method mcp.MCPMethod, mes
 	if failed != nil {
 		return
 	}
-	event, refusal := audit.Auth, &vault.Refusal{Word: vault.BadRequest, Message: "There is no such tool."}
+	name, event, refusal := "", audit.Auth, &vault.Refusal{Word: vault.BadRequest, Message: "There is no such tool."}
 	if r, ok := message.(*mcp.CallToolRequest); ok && errors.Is(err, server.ErrToolNotFound) {
-		if t, hidden := s.tools[r.Params.Name]; hidden {
+		name = r.Params.Name
+		if t, hidden := s.tools[name]; hidden {
 			event, refusal = t.event, vault.Refuse(identity.ErrForbidden)
 		}
 	}
+	s.endpoint.observe.Call(s.toolName(name), refusal.Word, 0)
 	if shown := vault.Refuse(v.Deny(ctx, event, refusal)); shown.Word != refusal.Word {
 		s.log.Error("recording a refused call failed", slog.String("cause", chain(shown.Cause())))
 	}

@@ -25,12 +25,13 @@ import (
 //  2. Origin is absent or allowed. There are no CORS headers.
 //  3. The method is the one of the path.
 //  4. No key stands in the address or a cookie.
-//  5. One bearer key, whose address has not failed too often.
+//  5. One bearer key, which has not failed too often from its address, nor
+//     have all keys from there.
 //  6. The key opens a vault, on every request anew. Then it is taken off the
 //     request.
 //  7. The identity is within its rate.
 //  8. The identity has room for one more request; then the body is read. It
-//     is small, and the rate counts its size.
+//     is small, and the rate counts its size. A stream has limits of its own.
 
 const (
 	maxBody    = 256 << 10
@@ -60,6 +61,7 @@ var (
 	errKeyText  = deny(http.StatusBadRequest, vault.BadRequest, "A key does not belong into a message: it is in logs and transcripts by now. Treat it as leaked.", "Tell the owner to run: solekey identity rotate NAME.")
 	errNowhere  = deny(http.StatusNotFound, vault.NotFound, "There is nothing here.", "The endpoint is /mcp; for older clients /sse.")
 	errDeadEnd  = deny(http.StatusNotFound, vault.Unauthorized, "No valid agent key.", keyHint)
+	errClosing  = &denial{http.StatusServiceUnavailable, &vault.Refusal{Word: vault.Unavailable, Message: "This endpoint is closing.", Hint: "Open the stream again.", RetryAfter: time.Second}}
 	errNoStream = deny(http.StatusNotFound, vault.NotFound, "There is no such session for this key.", "Open /sse again.")
 )
 
@@ -190,10 +192,11 @@ func (e *endpoint) prove(r *http.Request, via string) (*caller, *denial) {
 	if err == nil && key.Kind() != identity.Agent {
 		err = identity.ErrMalformedKey
 	}
-	try, ok := e.limits.try(origin{network(from), key.Slot()}, now)
+	try, ok := e.limits.try(r.Context(), origin{network(from), key.Slot()}, now)
 	if !ok {
 		return nil, &denial{http.StatusTooManyRequests, tooFast("Too many attempts with keys that open nothing.", time.Second)}
 	}
+	defer e.limits.done(try)
 	if err != nil {
 		return nil, errNoKey
 	}
@@ -254,10 +257,6 @@ func body(w http.ResponseWriter, r *http.Request) ([]byte, *denial) {
 // turnAway answers a denied request.
 func turnAway(w http.ResponseWriter, d *denial) {
 	h := w.Header()
-	switch d.status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusTooManyRequests:
-		h.Set("Connection", "close") // nobody who is turned away keeps a connection
-	}
 	if d.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="solekey"`) // without resource_metadata, which starts an OAuth flow
 	}

@@ -37,7 +37,7 @@ type HTTPOptions struct {
 
 // DefaultRate is how many tool calls per second an identity may make over
 // HTTP, in bursts of four times as many. Requests of any kind are limited to
-// five times that.
+// five times that; a long one counts as several.
 const DefaultRate = 200
 
 // Observer is told what happens at the endpoint, for metrics and logs. Nothing
@@ -116,18 +116,19 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if len(r.TransferEncoding) > 0 {
-		// There may have been a Content-Length beside it, which net/http hides:
-		// a proxy that believed that one sees another end (RFC 9112, 6.1).
-		h.Set("Connection", "close")
-	}
+	// Who is turned away before a key is proved keeps no connection. Nor does
+	// a chunked request: there may have been a Content-Length beside it, which
+	// net/http hides, and a proxy that believed that one sees another end (RFC
+	// 9112, 6.1).
+	out.stays = len(r.TransferEncoding) == 0 && h.Get("Connection") == ""
+	h.Set("Connection", "close")
 	if d := e.route(out, r); d != nil {
 		turnAway(out, d)
 	}
 }
 
 // route serves a request, or says why not.
-func (e *endpoint) route(w http.ResponseWriter, r *http.Request) *denial {
+func (e *endpoint) route(w *response, r *http.Request) *denial {
 	if d := e.host(r); d != nil {
 		return d
 	}
@@ -144,7 +145,6 @@ func (e *endpoint) route(w http.ResponseWriter, r *http.Request) *denial {
 	case misplaced(r):
 		return errLeaked
 	case path == "/register": // the end of the OAuth discovery of some clients, which print it
-		w.Header().Set("Connection", "close")
 		send(w, http.StatusNotFound, "text/plain; charset=utf-8", []byte(keyHint+"\n"))
 		return nil
 	case strings.HasPrefix(path, "/.well-known/"):
@@ -154,7 +154,7 @@ func (e *endpoint) route(w http.ResponseWriter, r *http.Request) *denial {
 }
 
 // guarded passes a request on, once its key is proved.
-func (e *endpoint) guarded(w http.ResponseWriter, r *http.Request, method, via string, next func(http.ResponseWriter, *http.Request, *caller) *denial) *denial {
+func (e *endpoint) guarded(w *response, r *http.Request, method, via string, next func(http.ResponseWriter, *http.Request, *caller) *denial) *denial {
 	if r.Method != method {
 		w.Header().Set("Allow", method)
 		return errMethod
@@ -165,6 +165,9 @@ func (e *endpoint) guarded(w http.ResponseWriter, r *http.Request, method, via s
 	c, d := e.prove(r, via)
 	if d != nil {
 		return d
+	}
+	if w.stays {
+		w.Header().Del("Connection")
 	}
 	return next(w, r, c)
 }
@@ -217,7 +220,7 @@ func (e *endpoint) receive(w http.ResponseWriter, r *http.Request, c *caller) (t
 	if d != nil {
 		return nil, m, nil, d
 	}
-	if d := c.quota.weigh(len(text), e.server.now()); d != nil {
+	if d := c.quota.weigh(text, e.server.now()); d != nil {
 		return nil, m, nil, d
 	}
 	if identity.HoldsKey(string(text)) {
@@ -332,6 +335,7 @@ func patience(w http.ResponseWriter) error {
 type response struct {
 	http.ResponseWriter
 	status int
+	stays  bool // the connection may, once a key is proved
 }
 
 // WriteHeader implements [http.ResponseWriter].

@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -12,21 +13,23 @@ import (
 	"github.com/solekey/solekey/vault"
 )
 
-// How much one identity, one address and all together may ask of the
-// endpoint. Everything here is bounded: by proven identities, or by a number.
+// How much one identity, one key that opens nothing, one address and all
+// together may ask of the endpoint. Everything here is bounded: by proven
+// identities, or by a number.
 
 const (
 	maxRunningOfOne = 128 // requests that are read or answered, of one identity
 	maxRunningOfAll = 1024
-	fairShare       = 16
+	fairShare       = 16      // of one identity, once half of maxRunningOfAll is taken
 	sizePerRequest  = 4 << 10 // bytes of a body that count as one more request
-	maxStreamsOne   = 8       // event streams open, of one identity
-	maxStreamsAll   = 1024
-	failedRate      = 10 // failures per second, of one key
+	partsPerRequest = 64      // values in it that do
+	maxStreamsOfOne = 8       // event streams open, of one identity
+	maxStreamsOfAll = 1024
+	failedRate      = 10 // failures per second, of one key from one address
 	failedBurst     = 50
 	addressRate     = 200 // failures per second, of all keys from one address
 	addressBurst    = 1000
-	maxBuckets      = 4096
+	maxBuckets      = 4096 // of a kind
 	maxProven       = 4096
 	maxQuotas       = 4096 // kept before idle ones are dropped
 	quotaIdle       = time.Minute
@@ -41,9 +44,10 @@ type limits struct {
 	mu        sync.Mutex
 	running   int // requests
 	quotas    map[identity.ID]*quota
-	addresses *buckets[netip.Prefix]    // keys that are nobody's, by where they come from
+	addresses *buckets[netip.Prefix]    // keys that opened nothing, by where they come from
 	strangers *buckets[origin]          // the same, each by itself
 	closed    *buckets[identity.SlotID] // revoked and expired keys; each attempt is a line of the log
+	trials    map[origin]*trial         // of keys that are neither
 	proven    map[identity.SlotID]struct{}
 }
 
@@ -54,6 +58,7 @@ func newLimits(perSecond int) *limits {
 		addresses: newBuckets[netip.Prefix](addressRate, addressBurst),
 		strangers: newBuckets[origin](failedRate, failedBurst),
 		closed:    newBuckets[identity.SlotID](failedRate, failedBurst),
+		trials:    map[origin]*trial{},
 		proven:    map[identity.SlotID]struct{}{},
 	}
 	switch {
@@ -142,8 +147,9 @@ func (l *limits) begin(q *quota) (end func(), d *denial) {
 }
 
 // weigh counts what a request brought.
-func (q *quota) weigh(size int, now time.Time) *denial {
-	if n := size / sizePerRequest; n > 0 {
+func (q *quota) weigh(text []byte, now time.Time) *denial {
+	_, parts := shape(text)
+	if n := len(text)/sizePerRequest + parts/partsPerRequest; n > 0 {
 		if wait := take(q.requests, now, n); wait > 0 {
 			return &denial{http.StatusTooManyRequests, tooFast("This identity sends too much.", wait)}
 		}
@@ -166,7 +172,7 @@ func (q *quota) call(now time.Time) error {
 func (l *limits) stream(q *quota) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if q.streams >= maxStreamsOne {
+	if q.streams >= maxStreamsOfOne {
 		return false
 	}
 	q.streams++
@@ -179,8 +185,8 @@ func (l *limits) endStream(q *quota) {
 	q.streams--
 }
 
-// network is what counts as one address: all of IPv4, the subnet of IPv6,
-// which one customer has whole.
+// network is what counts as one address: of IPv4 all bits, of IPv6 the
+// subnet, which one customer has whole.
 func network(a netip.Addr) netip.Prefix {
 	bits := 32
 	if a = a.Unmap(); a.Is6() {
@@ -234,7 +240,9 @@ type origin struct {
 // is theirs until it proves itself.
 type attempt struct {
 	at    time.Time
+	from  origin
 	taken []*rate.Reservation
+	trial *trial // nil: nobody waits for it
 }
 
 func (a *attempt) take(l *rate.Limiter) bool {
@@ -256,24 +264,73 @@ func (a *attempt) giveBack() {
 	}
 }
 
+// trial is a key that is being proved, by so many requests at once.
+type trial struct {
+	running int
+	ended   chan struct{} // closed when the next one has
+}
+
 // try admits a key to be proved, unless it failed too often, or too many
 // others from its address did. A key that has proved itself to this server is
-// not held up by its address, which behind a proxy may be everybody's.
-func (l *limits) try(from origin, now time.Time) (a attempt, ok bool) {
+// not held up by its address, which behind a proxy may be everybody's; and of
+// the many requests of a key that nobody has tried, the later ones wait for
+// what the first ones prove. The caller calls done.
+func (l *limits) try(ctx context.Context, from origin, now time.Time) (a attempt, ok bool) {
+	for {
+		a, wait, ok := l.tryNow(from, now)
+		if ok || wait == nil {
+			return a, ok
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return a, false
+		}
+	}
+}
+
+// tryNow is try without waiting: it returns what there is to wait for.
+func (l *limits) tryNow(from origin, now time.Time) (a attempt, wait <-chan struct{}, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a.at = now
+	a.at, a.from = now, from
 	if closed := l.closed.of[from.slot]; closed != nil {
-		return a, a.take(closed)
+		ok = a.take(closed)
+		return a, nil, ok
 	}
 	if _, known := l.proven[from.slot]; known {
-		return a, true
+		return a, nil, true
 	}
-	ok = a.take(l.addresses.get(from.net, now)) && a.take(l.strangers.get(from, now))
-	if !ok {
+	t := l.trials[from]
+	if !a.take(l.addresses.get(from.net, now)) || !a.take(l.strangers.get(from, now)) {
 		a.giveBack()
+		if t == nil {
+			return a, nil, false
+		}
+		return a, t.ended, false
 	}
-	return a, ok
+	if t == nil {
+		t = &trial{ended: make(chan struct{})}
+		l.trials[from] = t
+	}
+	t.running++
+	a.trial = t
+	return a, nil, true
+}
+
+// done ends an attempt, however it went.
+func (l *limits) done(a attempt) {
+	t := a.trial
+	if t == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(t.ended)
+	t.ended = make(chan struct{})
+	if t.running--; t.running == 0 {
+		delete(l.trials, a.from)
+	}
 }
 
 // spent counts an attempt with a closed key. Only its holder is told that it
@@ -284,7 +341,7 @@ func (l *limits) spent(a attempt, slot identity.SlotID) {
 	defer l.mu.Unlock()
 	delete(l.proven, slot)
 	if l.closed.of[slot] != nil {
-		return // it took its place there
+		return // it has paid there, unless it was under way before the first one came back
 	}
 	if own := l.closed.get(slot, a.at); own != nil { // else it counts as a stranger
 		a.giveBack()

@@ -6,7 +6,8 @@
 // nothing an agent says can revoke, list identities or reach another vault.
 // The key is proved again on every request, so a revoked one ends with the
 // next call. No vault, grant or value is kept between requests, apart from
-// the scopes by which a stdio session shows its tools.
+// the scopes by which a stdio session shows its tools, and the vault by which
+// an event stream asks whether its key still holds.
 //
 // No error text of a lower package, no panic and no argument leaves: every
 // result is built in one place, from the words of [vault.Refusal]. Arguments

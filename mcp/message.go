@@ -54,8 +54,7 @@ func parse(text []byte) (message, *answer) {
 		return m, fault(nil, mcp.INVALID_REQUEST, "The id must be a string or a number.")
 	}
 	answers := m.Result != nil || m.Error != nil
-	switch {
-	case err != nil || m.Version != mcp.JSONRPC_VERSION || m.Method == "" && !answers || m.Method != "" && answers:
+	if err != nil || m.Version != mcp.JSONRPC_VERSION || m.Method == "" && !answers || m.Method != "" && answers {
 		return m, fault(m.ID, mcp.INVALID_REQUEST, "Invalid request")
 	}
 	if answers {
@@ -202,8 +201,8 @@ func quotable(text string) bool {
 }
 
 // session is what the library knows of who asks: running requests are kept
-// under its name and their id. Only subscriptions/listen
-// gets one that can be notified.
+// under its name and their id. Only subscriptions/listen gets one that can be
+// notified.
 type session struct {
 	name  string
 	notes chan mcp.JSONRPCNotification

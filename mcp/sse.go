@@ -23,15 +23,15 @@ import (
 //     ended or another slot's is 404.
 //   - A stream is judged again every 400 ms, each by itself, and ends with its
 //     key: in under a second after a revocation in any process. While the store
-//     cannot be asked it goes on for 10 s, and then ends as well: it gives
+//     cannot be asked it goes on for about 10 s, and then ends as well: it gives
 //     nothing by itself, as each call on it passes the gate.
 //   - What runs for a stream ends with it.
 //   - A reader who stalls is dropped after 10 s.
 
 const (
 	judgeEvery   = 400 * time.Millisecond
-	judgePause   = 10 * time.Second // without a judgement
-	endTime      = 100 * time.Millisecond
+	judgePause   = 10 * time.Second       // without a judgement
+	endTime      = 100 * time.Millisecond // to end a stream in order
 	aliveEvery   = 15 * time.Second
 	maxUnheard   = 64 // requests of one stream whose answers are not written yet
 	sessionParam = "sessionId"
@@ -57,18 +57,21 @@ type stream struct {
 	events chan []byte   // holds as many
 }
 
-// add registers a stream; nil if there is no room, or never again.
-func (s *streams) add(ctx context.Context, slot identity.SlotID) *stream {
+// add registers a stream, or says why there is no room.
+func (s *streams) add(ctx context.Context, slot identity.SlotID) (*stream, *denial) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.open) >= maxStreamsAll {
-		return nil
+	if s.closed {
+		return nil, errClosing
+	}
+	if len(s.open) >= maxStreamsOfAll {
+		return nil, &denial{http.StatusTooManyRequests, tooFast("The endpoint has no room for another stream.", time.Second)}
 	}
 	st := &stream{id: rand.Text(), slot: slot, places: make(chan struct{}, maxUnheard), events: make(chan []byte, maxUnheard)}
 	st.ctx, st.cancel = context.WithCancel(ctx)
 	s.open[st.id] = st
 	s.work.Add(1)
-	return st
+	return st, nil
 }
 
 func (s *streams) remove(st *stream) {
@@ -127,9 +130,9 @@ func (e *endpoint) stream(w http.ResponseWriter, r *http.Request, c *caller) *de
 		return &denial{http.StatusTooManyRequests, tooFast("This identity has as many streams open as it may.", time.Second)}
 	}
 	defer e.limits.endStream(c.quota)
-	st := e.streams.add(r.Context(), v.Slot())
-	if st == nil {
-		return &denial{http.StatusServiceUnavailable, tooFast("The endpoint has no room for another stream.", time.Second)}
+	st, d := e.streams.add(r.Context(), v.Slot())
+	if d != nil {
+		return d
 	}
 	defer e.streams.remove(st)
 	e.observe.Streams(+1)

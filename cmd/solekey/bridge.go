@@ -12,8 +12,8 @@ import (
 	"github.com/solekey/solekey/vault"
 )
 
-// remoteProfile returns the profile of this command if it is a remote one,
-// and nothing else says whose key it is.
+// remoteProfile returns the profile of this command if it is a remote one and
+// nothing else says whose key it is.
 func (a *app) remoteProfile(k keyFlags) (profile, bool) {
 	if a.conf.profile == "" || k.file != "" || k.fd >= 0 || a.conf.envKeyFile != "" || a.conf.envKey != "" {
 		return profile{}, false

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -364,11 +363,3 @@ func (l libraryLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l libraryLog) WithGroup(string) slog.Handler { return l }
 
 var _ slog.Handler = libraryLog{}
-
-// answerWord writes a status and one word.
-func answerWord(w http.ResponseWriter, status int, word string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, word+"\n")
-}

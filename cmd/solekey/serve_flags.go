@@ -43,20 +43,21 @@ func serveCommand(a *app) *cobra.Command {
 request carries an agent key as a bearer token, which alone says whose vault it
 reaches.
 
-Other machines reach it over TLS only: with certificate files, which are read
-again when they change; with certificates from an ACME authority such as Let's
-Encrypt, proved on the listening port, which the internet must reach as 443; or
-behind a proxy that ends TLS. --acme-domain accepts the authority's terms of
-service. Then --allow-host says under which names the endpoint answers.
+Other machines reach it over TLS, unless --insecure is given: with certificate
+files, which are read again when they change; with certificates from an ACME
+authority such as Let's Encrypt, proved on the listening port, which the internet
+must reach as 443; or behind a proxy that ends TLS. --acme-domain accepts the
+authority's terms of service. --allow-host says under which names the endpoint
+answers.
 
 --metrics opens a second port with /livez, /readyz and /metrics. It takes no key
 and shows no identity, label or value, but belongs to no public network.
 
 Every flag is also read from the environment: SOLEKEY_SERVE_LISTEN for --listen,
 lists with commas. A socket from systemd (LISTEN_FDS) takes the place of
---listen. On SIGTERM the server finishes what it has begun and exits. If both
-have --takeover, a newer one has its port by then; any program of this user can
-join such a port.`,
+--listen. On SIGTERM the server finishes what it has begun and exits. If it and a
+newer server both have --takeover, that one has the port by then; any program of
+this user can join such a port.`,
 		Example: `  solekey serve
   solekey serve --listen :443 --acme-domain vault.example.com --acme-email ops@example.com
   solekey serve --listen :7653 --tls-cert cert.pem --tls-key key.pem --allow-host vault.example.com:7653

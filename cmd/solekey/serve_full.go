@@ -49,7 +49,7 @@ func (c *bounded) Accept() (net.Conn, error) {
 		}
 		var from netip.Addr
 		if a, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-			from = a.Addr().WithZone("").Unmap()
+			from = subnet(a.Addr().WithZone("").Unmap())
 		}
 		if c.enter(from) {
 			return &member{Conn: conn, leave: sync.OnceFunc(func() { c.leave(from) })}, nil
@@ -78,10 +78,29 @@ func (c *bounded) leave(from netip.Addr) {
 	}
 }
 
+// subnet is what counts as one address: of IPv6 the /64, which one customer
+// has whole.
+func subnet(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return a
+	}
+	p, _ := a.Prefix(64)
+	return p.Addr()
+}
+
 // member is a connection of a bounded listener.
 type member struct {
 	net.Conn
 	leave func()
+}
+
+// CloseWrite is what the server ends an answer with whose request it did not
+// read.
+func (m *member) CloseWrite() error {
+	if c, ok := m.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
 }
 
 // Close implements [net.Conn].

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -58,8 +59,8 @@ func (r *refusals) of(status int) *atomic.Int64 {
 }
 
 func newMeter(log *slog.Logger, v versionInfo, now time.Time) *meter {
-	// A call takes less than a millisecond, a code that is waited for up to a
-	// minute.
+	// Most calls take about a millisecond, a code that is waited for up to 45
+	// seconds.
 	bounds := []time.Duration{
 		250 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
 		10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
@@ -138,9 +139,8 @@ func (m *meter) write(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(b.Bytes())
 }
 
-// privatePort answers orchestrators and scrapers.
-// On loopback it answers to loopback names only, so that no web page reads it
-// under a name of its own.
+// privatePort answers orchestrators and scrapers, and no web page: nothing that
+// has an Origin, and on loopback only what calls it by a loopback name.
 func privatePort(r *readiness, m *meter, loopback bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answerWord(w, http.StatusOK, "live") })
@@ -161,6 +161,14 @@ func hostOnly(host string) string {
 		return name
 	}
 	return strings.Trim(host, "[]")
+}
+
+// answerWord writes a status and one word.
+func answerWord(w http.ResponseWriter, status int, word string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, word+"\n")
 }
 
 const (

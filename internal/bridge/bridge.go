@@ -19,11 +19,12 @@
 //     is sent once more by net/http if repeating it does no harm. Of tool calls
 //     those are the reading ones: a second get_totp_code gets the next code, or
 //     a refusal that says how long to wait.
-//   - Notifications are not sent, because the endpoint keeps no state that
+//   - Notifications of the client are not sent, because the endpoint keeps no state that
 //     they could change. A cancellation ends the POST of its request, which is
 //     how HTTP cancels, and that request is not answered.
 //   - A line that is no message, or is too long or too deep, is answered as
-//     the stdio server of package mcp does, without the endpoint.
+//     the stdio server of package mcp does, without the endpoint. How many
+//     values a message holds is for the endpoint to judge.
 //
 // The package knows nothing of vaults, profiles and the form of keys.
 package bridge

@@ -7,10 +7,8 @@ import (
 
 // Found is what an endpoint says about itself.
 type Found struct {
-	Name     string // of the server
-	Version  string // of the server
-	Protocol string // the revision it chose
-	Tools    int    // that the key may call
+	Name  string // of the server
+	Tools int    // that the key may call
 }
 
 // Check asks an endpoint for its tools, after a handshake. An error is a
@@ -19,10 +17,8 @@ func Check(ctx context.Context, o Options) (Found, error) {
 	c := newClient(o)
 	defer c.close()
 	var hello struct {
-		Protocol string `json:"protocolVersion"`
-		Info     struct {
-			Name    string `json:"name"`
-			Version string `json:"version"`
+		Info struct {
+			Name string `json:"name"`
 		} `json:"serverInfo"`
 	}
 	const shake = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"solekey","version":"1"}}}`
@@ -37,7 +33,7 @@ func Check(ctx context.Context, o Options) (Found, error) {
 	if why := c.want(ctx, `{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}`, &list); why != nil {
 		return Found{}, why
 	}
-	return Found{Name: plain(hello.Info.Name), Version: plain(hello.Info.Version), Protocol: plain(hello.Protocol), Tools: len(list.Tools)}, nil
+	return Found{Name: plain(hello.Info.Name), Tools: len(list.Tools)}, nil
 }
 
 // want sends a request and reads its result into v.

@@ -16,7 +16,7 @@ import (
 const (
 	dialTime  = 5 * time.Second
 	tlsTime   = 5 * time.Second
-	quietTime = 60 * time.Second // until the first byte of an answer: a one-time code may wait 45 s
+	quietTime = 60 * time.Second // until the first byte of an answer: a one-time code may take 45 s
 	idleTime  = 60 * time.Second // less than what servers and proxies keep a connection open
 	maxURL    = 2048
 )

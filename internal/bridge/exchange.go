@@ -54,7 +54,8 @@ func newClient(o Options) *client {
 func (c *client) close() { c.transport.CloseIdleConnections() }
 
 // exchange sends a request and returns its answer as a line, under the id of
-// the request. Notifications that come before the answer go to note.
+// the request. What [reply.message] lets through before the answer goes to
+// note.
 func (c *client) exchange(ctx context.Context, m message, line []byte, note func([]byte)) ([]byte, *Refusal) {
 	limit := requestTime
 	if m.Method == methodCall {
@@ -274,8 +275,8 @@ const (
 
 // message reads one message of the endpoint and returns it as a line: an
 // answer to the request under the request's own id, since servers may round
-// large numbers, or the one notification that ours sends. A message that holds the bearer is of no
-// use: what echoes requests is no endpoint.
+// large numbers, or the one notification that ours sends. A message that holds
+// the bearer is of no use: what echoes requests is no endpoint.
 func (r *reply) message(b []byte) ([]byte, what) {
 	var m message
 	if len(b) == 0 || !utf8.Valid(b) || json.Unmarshal(b, &m) != nil || m.Version != "2.0" ||
