@@ -70,6 +70,7 @@ func newRequest(bodies [][]byte) *request {
 // leader.
 type journal struct {
 	dir     string
+	hooks   *hooks
 	now     func() time.Time
 	log     *slog.Logger
 	foreign atomic.Bool // another process may have appended
@@ -78,7 +79,7 @@ type journal struct {
 	queue   []*request // of these the first leads, unless it has been taken
 	leading bool
 
-	f     *os.File
+	f     *file
 	info  fs.FileInfo // of f when it was opened
 	tail  tail
 	mark  *markFile
@@ -86,8 +87,8 @@ type journal struct {
 	buf   []byte
 }
 
-func newJournal(dir string, log *slog.Logger) *journal {
-	return &journal{dir: dir, now: time.Now, log: log}
+func newJournal(dir string, hooks *hooks, log *slog.Logger) *journal {
+	return &journal{dir: dir, hooks: hooks, now: time.Now, log: log}
 }
 
 // tail is the end of the log: what the next line continues.
@@ -283,7 +284,7 @@ func (j *journal) put(b []byte) error {
 	}
 	_, err := j.f.WriteAt(b, j.tail.size)
 	if err == nil {
-		err = datasync(j.f)
+		err = j.f.datasync()
 	}
 	if err == nil {
 		return nil
