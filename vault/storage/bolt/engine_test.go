@@ -41,6 +41,9 @@ func runChild(args []string) error {
 		}
 		return limited(args[1], size, os.Stdout)
 	}
+	if len(args) == 4 && args[0] == "damage" {
+		return examineAll(args[1], args[2], args[3], os.Stdin, os.Stdout)
+	}
 	return enginetest.Child(args, os.Stdin, os.Stdout, reopen)
 }
 
