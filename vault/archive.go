@@ -347,7 +347,7 @@ func (h *history) note(r audit.Record) {
 // The refusals of what is laid beside a backup.
 var (
 	errNoRecoveryKey = refuse(Unauthorized, "This is not a recovery key.", "Give the key that begins with slr1_ and was shown when the store was made.")
-	errNoSealed    = refuse(BadRequest, "This backup is of a store without a recovery key: it opens only beside the root key and the cell file of its machine.", "")
+	errNoSealed      = refuse(BadRequest, "This backup is of a store without a recovery key: it opens only beside the root key and the cell file of its machine.", "")
 )
 
 // OpenWithRecoveryKey opens root and cells with the recovery key of the

@@ -44,6 +44,8 @@ type Options struct {
 	MaxLog      int64         // size at which audit.jsonl goes on in a new file; 0: 1 GiB
 	Log         *slog.Logger  // nil: silent
 	OnFail      func(error)   // called when this process cannot go on; nil: nothing
+
+	hooks hooks
 }
 
 const (
@@ -134,8 +136,8 @@ func newStore(dir string, o Options) (*Store, error) {
 	if err := s.settle(); err != nil {
 		return nil, err
 	}
-	s.cells = &cells{path: s.path(cellsName), log: s.log}
-	s.journal = newJournal(dir, o.MaxLog, s.log)
+	s.cells = &cells{path: s.path(cellsName), hooks: &s.o.hooks, log: s.log}
+	s.journal = newJournal(dir, o.MaxLog, &s.o.hooks, s.log)
 	s.reserve.path = s.path(reserveName)
 	s.lease, err = newLease(dir, leaseOptions{TurnTimeout: o.TurnTimeout, Log: s.log, Idle: s.tick}, s.openTurn, s.closeTurn)
 	if err != nil {
@@ -169,8 +171,8 @@ func (s *Store) warned(warning string) {
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
-// create makes the files of a new store under the lease. vault.db comes last:
-// it makes the store exist.
+// create makes the files of a new store under the lease. vault.db comes last,
+// when the names of the others are durable: it makes the store exist.
 func (s *Store) create() error {
 	if err := s.lease.enter(context.Background()); err != nil {
 		return err
@@ -182,16 +184,19 @@ func (s *Store) create() error {
 	if err := s.refuseOrphans(); err != nil {
 		return err
 	}
-	if err := createCells(s.cells.path); err != nil {
+	if err := createCells(&s.o.hooks, s.cells.path); err != nil {
 		return fmt.Errorf("writing %s: %w", cellsName, err)
 	}
-	if err := createJournal(s.dir); err != nil {
+	if err := createJournal(&s.o.hooks, s.dir); err != nil {
 		return fmt.Errorf("writing %s: %w", auditName, err)
+	}
+	if err := s.o.hooks.syncDir(s.dir); err != nil {
+		return fmt.Errorf("syncing the data directory: %w", err)
 	}
 	if err := s.createDB(); err != nil {
 		return fmt.Errorf("writing %s: %w", dbName, err)
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := s.o.hooks.syncDir(s.dir); err != nil {
 		return fmt.Errorf("syncing the data directory: %w", err)
 	}
 	s.reserve.look()

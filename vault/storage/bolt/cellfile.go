@@ -154,8 +154,8 @@ func merge(a, b row, aok, bok bool) (r row, ok bool) {
 }
 
 // createCells makes an empty vault.cells.
-func createCells(path string) error {
-	return replaceFile(path, func(f *os.File) error {
+func createCells(hooks *hooks, path string) error {
+	return hooks.replace(path, func(f *os.File) error {
 		h := cellsHeader{created: time.Now().UnixMilli()}
 		rand.Read(h.fileID[:]) // never fails, see crypto/rand
 		head := h.encode()
@@ -179,7 +179,7 @@ func unusedCells(path string) bool {
 
 // readCellsHeader reads both copies of the header and returns the one that
 // counts.
-func readCellsHeader(f *os.File) (*cellsHeader, error) {
+func readCellsHeader(f io.ReaderAt) (*cellsHeader, error) {
 	b := make([]byte, cellsStart)
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("reading %s: %w: %w", cellsName, err, storage.ErrDamaged)

@@ -25,11 +25,12 @@ import (
 // and syncs again, so that at any moment one header and one copy are whole.
 type cells struct {
 	path    string
+	hooks   *hooks
 	log     *slog.Logger
 	foreign atomic.Bool // another process may have changed the file
 
 	mu     sync.RWMutex
-	f      *os.File
+	f      *file
 	head   *cellsHeader
 	rawA   []byte // copy A of the header, as last read or written
 	rows   map[identity.ID]*cellRow
@@ -222,7 +223,7 @@ func (c *cells) write(off int64, b []byte) error {
 	if _, err := c.f.WriteAt(b, off); err != nil {
 		return err
 	}
-	return datasync(c.f)
+	return c.f.datasync()
 }
 
 // put gives id a row.
@@ -369,7 +370,7 @@ func (c *cells) eraseBlind(id identity.ID, why error) error {
 			return fmt.Errorf("writing %s: %w: %w", cellsName, err, storage.ErrUnknown)
 		}
 	}
-	if err := datasync(c.f); err != nil {
+	if err := c.f.datasync(); err != nil {
 		return fmt.Errorf("syncing %s: %w: %w", cellsName, err, storage.ErrUnknown)
 	}
 	return nil
@@ -425,7 +426,7 @@ func (c *cells) confirmErased(at *cellRow) error {
 	if at.checked.Load() != c.epoch {
 		return fmt.Errorf("healing row %d of %s: %w", at.n, cellsName, storage.ErrUnavailable)
 	}
-	if err := datasync(c.f); err != nil {
+	if err := c.f.datasync(); err != nil {
 		return faultError("syncing "+cellsName, err)
 	}
 	return nil
@@ -495,7 +496,7 @@ func (c *cells) reopen() error {
 	}
 	c.head, c.rawA = nil, nil
 	c.rows, c.next, c.known = make(map[identity.ID]*cellRow), 0, 0
-	f, err := openChecked(c.path, 0)
+	f, err := c.hooks.open(c.path, 0)
 	if err != nil {
 		return cellsOpenError(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -502,5 +503,48 @@ func TestCheckFindsDamage(t *testing.T) {
 	}
 	if found < len(want)/3 {
 		t.Errorf("Check found %d damaged pages, want at least %d", found, len(want)/3)
+	}
+}
+
+// TestCheckBelievesNoLength lets a branch page claim a key that is longer than
+// the file, where bbolt's own check faults, and takes a page off the free
+// list, which leaves it to nobody.
+func TestCheckBelievesNoLength(t *testing.T) {
+	file, _ := loaded(t)
+	newest := 0
+	if bytes.Compare(reversed(file[16+48:16+56]), reversed(file[4096+16+48:4096+16+56])) < 0 {
+		newest = 4096
+	}
+	list := int(binary.NativeEndian.Uint64(file[newest+16+32:])) * 4096
+	branches := 0
+	check := func(what string, damage func(b []byte)) {
+		t.Helper()
+		s, dir := create(t, bolt.Options{})
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		bad := bytes.Clone(file)
+		damage(bad)
+		write(t, filepath.Join(dir, "vault.db"), bad)
+		s, err := bolt.Open(dir, bolt.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		if err := s.Check(t.Context()); !errors.Is(err, storage.ErrDamaged) {
+			t.Errorf("%s: Check = %v, want %v", what, err, storage.ErrDamaged)
+		}
+	}
+	check("a page taken off the free list", func(b []byte) { b[list+10]-- })
+	check("a free page that is in use", func(b []byte) { copy(b[list+16:], file[newest+16+16:newest+16+24]) })
+	for page := 4096 * 4; page < len(file); page += 4096 {
+		if binary.NativeEndian.Uint16(file[page+8:]) != 1 || branches == 3 {
+			continue
+		}
+		branches++
+		check("a long key in a branch page", func(b []byte) { binary.NativeEndian.PutUint32(b[page+16+4:], 0x7fffffff) })
+	}
+	if branches == 0 {
+		t.Error("there is no branch page, so this test shows less than it says")
 	}
 }

@@ -121,6 +121,9 @@ func (s *Store) openBolt(path string, h *handle) (*bbolt.DB, error) {
 		db, err := bbolt.Open(path, fileMode, o)
 		if err == nil {
 			db.AllocSize = int(min(allocSize, s.o.MaxSize/8))
+			if s.o.hooks.opened != nil {
+				s.o.hooks.opened(db)
+			}
 			return db, nil
 		}
 		h.file = nil // bbolt has closed it
@@ -171,7 +174,7 @@ func checkFormat(tx *bbolt.Tx) error {
 // createDB makes an empty database beside the final name and renames it, as
 // bbolt's own first write is not safe against a power cut.
 func (s *Store) createDB() error {
-	return replaceFile(s.path(dbName), func(f *os.File) error {
+	return s.o.hooks.replace(s.path(dbName), func(f *os.File) error {
 		return rescue(func() error { return initDB(f.Name()) })
 	})
 }

@@ -44,6 +44,9 @@ func runChild(args []string) error {
 	if len(args) == 3 && args[0] == "append" {
 		return appendChild(args[1], args[2], os.Stdout)
 	}
+	if len(args) == 4 && args[0] == "damage" {
+		return examineAll(args[1], args[2], args[3], os.Stdin, os.Stdout)
+	}
 	return enginetest.Child(args, os.Stdin, os.Stdout, reopen)
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/solekey/solekey/vault/storage"
 )
 
@@ -80,3 +82,25 @@ func (s *Store) OnSwitch(f func(step string)) { s.journal.reached = f }
 
 // SetMaxLog changes Options.MaxLog of a store at rest.
 func (s *Store) SetMaxLog(n int64) { s.journal.limit = n }
+
+// The kinds of changes that a harness is told of.
+const (
+	ChangeWrite    = changeWrite
+	ChangeTruncate = changeTruncate
+	ChangeSync     = changeSync
+	ChangeRename   = changeRename
+	ChangeSyncDir  = changeSyncDir
+)
+
+// NewSuffix ends the name of a file that is to replace another.
+const NewSuffix = newSuffix
+
+// ChangeKind is the kind of a change.
+type ChangeKind = changeKind
+
+// Hooked returns o with hooks: change is told of every change of a file before
+// it is made, opened of every open of vault.db.
+func Hooked(o Options, tell func(kind ChangeKind, path string, off int64, data []byte) error, opened func(*bbolt.DB)) Options {
+	o.hooks = hooks{change: func(c change) error { return tell(c.kind, c.path, c.off, c.data) }, opened: opened}
+	return o
+}

@@ -96,27 +96,6 @@ func checkDir(dir string) (warning string, err error) {
 	return "", nil
 }
 
-// replaceFile makes path with the given content by a rename, so that a crash
-// leaves the file whole or absent. write gets a file that did not exist.
-func replaceFile(path string, write func(*os.File) error) error {
-	tmp := path + newSuffix
-	if err := removeIfThere(tmp); err != nil {
-		return err
-	}
-	f, err := openChecked(tmp, os.O_CREATE|os.O_EXCL)
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return os.Rename(tmp, path)
-}
-
 // isFull reports an error of a disk, quota or file size limit that is used up.
 // bbolt formats some system errors as text, hence the second look.
 func isFull(err error) bool {

@@ -70,6 +70,7 @@ func newRequest(bodies [][]byte) *request {
 // leader.
 type journal struct {
 	dir     string
+	hooks   *hooks
 	now     func() time.Time
 	log     *slog.Logger
 	foreign atomic.Bool // another process may have appended
@@ -78,7 +79,7 @@ type journal struct {
 	queue   []*request // of these the first leads, unless it has been taken
 	leading bool
 
-	f     *os.File
+	f     *file
 	info  fs.FileInfo // of f when it was opened
 	tail  tail
 	mark  *markFile
@@ -90,8 +91,8 @@ type journal struct {
 	reached  func(step string) // set by tests only
 }
 
-func newJournal(dir string, limit int64, log *slog.Logger) *journal {
-	return &journal{dir: dir, now: time.Now, log: log, limit: limit}
+func newJournal(dir string, limit int64, hooks *hooks, log *slog.Logger) *journal {
+	return &journal{dir: dir, hooks: hooks, now: time.Now, log: log, limit: limit}
 }
 
 // tail is the end of the log: what the next line continues.
@@ -292,7 +293,7 @@ func (j *journal) put(b []byte) error {
 	}
 	_, err := j.f.WriteAt(b, j.tail.size)
 	if err == nil {
-		err = datasync(j.f)
+		err = j.f.datasync()
 	}
 	if err == nil {
 		return nil

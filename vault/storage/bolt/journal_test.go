@@ -223,6 +223,38 @@ func TestTornMarkLeavesTheOneBefore(t *testing.T) {
 	}
 }
 
+// TestTornMarkIsHealed: the next crash may tear the other copy.
+func TestTornMarkIsHealed(t *testing.T) {
+	for _, torn := range []int{0, bolt.CopySize} {
+		s, dir := create(t, bolt.Options{})
+		app(t, s, 5)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "audit.head")
+		head := read(t, path)
+		head[torn+70] ^= 1
+		write(t, path, head)
+		s, err := bolt.Open(dir, bolt.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Head(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		head = read(t, path)
+		for at := 0; at < len(head); at += bolt.CopySize {
+			if bolt.ReencodeMark(head[at:at+bolt.CopySize]) == nil {
+				t.Errorf("copy at %d torn: copy at %d is invalid after the mark was read", torn, at)
+			}
+		}
+		app(t, s, 1)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestShorterLogAfterAGapIsNotedOnce: after a cut the mark goes back to fewer
 // lines than it had, which the next process must not take for another cut.
 func TestShorterLogAfterAGapIsNotedOnce(t *testing.T) {

@@ -156,15 +156,15 @@ func TestSwitchThatCannotBeMadeKeepsNoLineBack(t *testing.T) {
 	}
 }
 
-// state is a data directory as a crash may leave it.
-type state struct {
+// switchState is a data directory as a crash may leave it.
+type switchState struct {
 	name  string
 	files map[string][]byte
 }
 
-func snapshot(t *testing.T, dir, name string) state {
+func snapshot(t *testing.T, dir, name string) switchState {
 	t.Helper()
-	st := state{name: name, files: make(map[string][]byte)}
+	st := switchState{name: name, files: make(map[string][]byte)}
 	all, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -178,8 +178,8 @@ func snapshot(t *testing.T, dir, name string) state {
 }
 
 // with returns st with one file changed; nil removes it.
-func (st state) with(what, file string, b []byte) state {
-	out := state{name: st.name + ", " + what, files: maps.Clone(st.files)}
+func (st switchState) with(what, file string, b []byte) switchState {
+	out := switchState{name: st.name + ", " + what, files: maps.Clone(st.files)}
 	if out.files[file] = b; b == nil {
 		delete(out.files, file)
 	}
@@ -188,7 +188,7 @@ func (st state) with(what, file string, b []byte) state {
 
 // sound opens st and says what is wrong: an acknowledged line that is missing
 // or doubled, a broken chain, a gap that is none, a log that takes no line.
-func (st state) sound(t *testing.T, acked int) error {
+func (st switchState) sound(t *testing.T, acked int) error {
 	dir := t.TempDir()
 	for name, b := range st.files {
 		write(t, filepath.Join(dir, name), b)
@@ -249,15 +249,15 @@ func TestCrashAtEveryStepOfASwitchLosesNothing(t *testing.T) {
 	s, dir := create(t, bolt.Options{})
 	app(t, s, 9)
 	before := snapshot(t, dir, "before")
-	var states []state
+	var states []switchState
 	s.SetMaxLog(small / 2)
 	s.OnSwitch(func(step string) { states = append(states, snapshot(t, dir, step)) })
 	app(t, s, 1)
 	if len(states) != 4 {
 		t.Fatalf("a switch has %d steps, want 4", len(states))
 	}
-	var all []state
-	for _, st := range append([]state{before}, states...) {
+	var all []switchState
+	for _, st := range append([]switchState{before}, states...) {
 		all = append(all, st)
 		mark := st.files["audit.head"]
 		for i := range 2 { // the copy that was written last is torn, or the other one, which nobody writes
@@ -282,7 +282,7 @@ func TestCrashAtEveryStepOfASwitchLosesNothing(t *testing.T) {
 	}
 	t.Logf("%d states", len(all))
 	renamed := states[2]
-	for name, bad := range map[string]state{
+	for name, bad := range map[string]switchState{
 		"no new file was made before the rename":        renamed.with("", "audit.jsonl.new", nil),
 		"the new file was not synced before the rename": renamed.with("", "audit.jsonl.new", renamed.files["audit.jsonl.new"][:50]),
 		"the new file continues another log":            renamed.with("", "audit.jsonl.new", bytes.Replace(renamed.files["audit.jsonl.new"], []byte(`"prev":"`), []byte(`"prev":"00`), 1)),

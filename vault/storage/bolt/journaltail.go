@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -82,16 +83,17 @@ func decodeMark(b []byte) (m mark, ok bool) {
 
 // markFile is audit.head in use.
 type markFile struct {
-	f       *os.File
+	f       *file
 	mark          // the newest one this process knows
 	known   bool  // there is one
 	unknown bool  // the file holds no valid copy
 	at      int64 // which copy of the file is the newest
+	log     *slog.Logger
 }
 
 // createJournal makes an empty log and its mark.
-func createJournal(dir string) error {
-	err := replaceFile(filepath.Join(dir, headName), func(f *os.File) error {
+func createJournal(hooks *hooks, dir string) error {
+	err := hooks.replace(filepath.Join(dir, headName), func(f *os.File) error {
 		one := (&mark{serial: 1}).encode()
 		_, err := f.Write(append(one, one...))
 		return err
@@ -99,20 +101,20 @@ func createJournal(dir string) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, auditName), func(*os.File) error { return nil })
+	return hooks.replace(filepath.Join(dir, auditName), func(*os.File) error { return nil })
 }
 
 // openMark opens audit.head. If it is missing, an empty one takes its place.
-func openMark(dir string) (*markFile, error) {
+func openMark(dir string, hooks *hooks, log *slog.Logger) (*markFile, error) {
 	path := filepath.Join(dir, headName)
-	f, err := openChecked(path, 0)
+	f, err := hooks.open(path, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = openChecked(path, os.O_CREATE|os.O_EXCL)
+		f, err = hooks.open(path, os.O_CREATE|os.O_EXCL)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w: %w", headName, err, storage.ErrUnavailable)
 	}
-	return &markFile{f: f}, nil
+	return &markFile{f: f, log: log}, nil
 }
 
 // load reads the mark. One that is older than the mark this process knows does
@@ -123,14 +125,35 @@ func (m *markFile) load() {
 	clear(b[n:])
 	var newest mark
 	m.unknown = true
+	valid := 0
 	for i := range int64(copies) {
 		c, ok := decodeMark(b[i*copySize : (i+1)*copySize])
-		if ok && (m.unknown || c.serial > newest.serial) {
+		if !ok {
+			continue
+		}
+		valid++
+		if m.unknown || c.serial > newest.serial {
 			newest, m.at, m.unknown = c, i, false
 		}
 	}
-	if !m.unknown && (!m.known || newest.serial >= m.serial) {
-		m.mark, m.known = newest, true
+	if m.unknown || m.known && newest.serial < m.serial {
+		return
+	}
+	m.mark, m.known = newest, true
+	if valid < copies {
+		m.heal()
+	}
+}
+
+// heal makes both copies say the mark. A crash tore one of them, and the next
+// crash could tear the other before a mark is durable again.
+func (m *markFile) heal() {
+	_, err := m.f.WriteAt(m.encode(), (m.at+1)%copies*copySize)
+	if err == nil {
+		err = m.f.datasync()
+	}
+	if err != nil {
+		m.log.Warn("healing audit.head", slog.Any("error", err))
 	}
 }
 
@@ -193,7 +216,7 @@ func (j *journal) open(path string, same bool) error {
 			_ = j.f.Close()
 			j.f = nil
 		}
-		f, err := openChecked(path, 0)
+		f, err := j.hooks.open(path, 0)
 		if err != nil {
 			return journalOpenError(err)
 		}
@@ -225,7 +248,7 @@ func (j *journal) openMark() error {
 			return nil
 		}
 	}
-	m, err := openMark(j.dir)
+	m, err := openMark(j.dir, j.hooks, j.log)
 	if err != nil {
 		return err
 	}

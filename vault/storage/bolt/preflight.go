@@ -67,7 +67,7 @@ func inspect(f *os.File) (preflight, error) {
 }
 
 // readMetas finds both metas and picks the newer valid one.
-func readMetas(f *os.File, size int64) (preflight, error) {
+func readMetas(f io.ReaderAt, size int64) (preflight, error) {
 	first, foreign, err := readMeta(f, 0)
 	if err != nil {
 		return preflight{}, err
@@ -90,7 +90,7 @@ func readMetas(f *os.File, size int64) (preflight, error) {
 
 // secondMeta looks for the second meta of a file whose first one is invalid,
 // at every page size there is.
-func secondMeta(f *os.File, size int64, foreign bool) (preflight, error) {
+func secondMeta(f io.ReaderAt, size int64, foreign bool) (preflight, error) {
 	for page := int64(smallestPage); page <= greatestPage && page < size; page *= 2 {
 		m, strange, err := readMeta(f, page)
 		if err != nil {
@@ -109,7 +109,7 @@ func secondMeta(f *os.File, size int64, foreign bool) (preflight, error) {
 
 // readMeta reads the meta of the page at off. It returns nil for an invalid
 // one; foreign says that it does not even look like one.
-func readMeta(f *os.File, off int64) (m *meta, foreign bool, err error) {
+func readMeta(f io.ReaderAt, off int64) (m *meta, foreign bool, err error) {
 	var b [metaSize]byte
 	if _, err := f.ReadAt(b[:], off+metaAt); err != nil {
 		if errors.Is(err, io.EOF) {

@@ -49,7 +49,7 @@ func (r *reserve) refill(s *Store) {
 	if free, err := freeBytes(s.dir); err != nil || free < reserveAgain {
 		return
 	}
-	if err := replaceFile(r.path, fillReserve); err == nil {
+	if err := s.o.hooks.replace(r.path, fillReserve); err == nil {
 		r.missing.Store(false)
 	}
 }
