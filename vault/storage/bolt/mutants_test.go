@@ -314,7 +314,6 @@ type agentVerdict struct {
 	served     bool // everything, as it was stored
 	told       bool // it heard that the vault is unavailable
 	wrong      []string
-	lost, more []string
 }
 
 // judge compares what an agent was given with what it stored.
