@@ -217,6 +217,8 @@ func TestGuardTurnsAwayHostileRequests(t *testing.T) {
 			"key in the query":                 func(r raw) raw { return r.query("key=" + k) },
 			"key in the query, no header":      func(r raw) raw { return r.without("Authorization").query("api_key=" + k) },
 			"percent-encoded in the query":     func(r raw) raw { return r.query("key=" + strings.NewReplacer("_", "%5F", "s", "%73").Replace(k)) },
+			"encoded beside a broken escape":   func(r raw) raw { return r.query("a=%zz&key=" + strings.ReplaceAll(k, "_", "%5F")) },
+			"encoded in a cookie":              func(r raw) raw { return r.plus("Cookie: key=" + strings.ReplaceAll(k, "_", "%5F")) },
 			"as the name of a parameter":       func(r raw) raw { return r.query(k) },
 			"another key in the query":         func(r raw) raw { return r.query("key=" + e.foreign.Reveal()) },
 			"recovery key in the query":        func(r raw) raw { return r.query("key=" + e.recovery.Reveal()) },
@@ -381,6 +383,7 @@ func TestHostsOffLoopback(t *testing.T) {
 	for host, status := range map[string]int{
 		"api.example.com": 200, "API.Example.COM": 200, "api.example.com:9999": 200, "other.example.com:8443": 200, "OTHER.example.com:8443": 200, "[2001:db8::1]:8443": 200, "[2001:db8::2]": 200, "[2001:DB8::2]:77": 200,
 		"localhost": 403, "127.0.0.1": 403, "[::1]": 403, "[::1]:8443": 403, "api.example.com.": 403, "other.example.com": 403, "other.example.com:8444": 403, "xapi.example.com": 403, "api.example.com.evil.com": 403, "[2001:db8::1]": 403, "[2001:db8::1]:1": 403, "": 403,
+		"[other.example.com:8443]": 403, "[other.example.com:8443]:1": 403, "[api.example.com]": 403,
 	} {
 		if a := s.send(t, good.host(host)); a.status != status {
 			t.Errorf("Host %q = %d %s, want %d", host, a.status, a.body, status)

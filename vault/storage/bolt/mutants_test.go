@@ -311,9 +311,10 @@ func (s *specimen) only(name string, from, to int) int {
 
 // agentVerdict is what one key was given.
 type agentVerdict struct {
-	served     bool // everything, as it was stored
-	told       bool // it heard that the vault is unavailable
-	wrong      []string
+	served bool // everything, as it was stored
+	told   bool // it heard that the vault is unavailable
+	wrong  []string
+	lost   []string
 }
 
 // judge compares what an agent was given with what it stored.
