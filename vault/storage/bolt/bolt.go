@@ -233,8 +233,8 @@ func (s *Store) openTurn(foreign bool) error {
 	} else {
 		s.db = s.openDB(flags&flagPanic != 0)
 	}
+	s.cells.foreign.Store(true) // its file may have been taken away and put back
 	if foreign {
-		s.cells.foreign.Store(true)
 		s.journal.foreign.Store(true)
 	}
 	return nil

@@ -47,6 +47,9 @@ func runChild(args []string) error {
 	if len(args) == 4 && args[0] == "damage" {
 		return examineAll(args[1], args[2], args[3], os.Stdin, os.Stdout)
 	}
+	if len(args) == 3 && args[0] == "power" {
+		return powerChild(args[1], args[2], os.Stdout)
+	}
 	return enginetest.Child(args, os.Stdin, os.Stdout, reopen)
 }
 
@@ -64,7 +67,7 @@ func start(t *testing.T, args ...string) *enginetest.Process {
 	}
 	cmd := exec.Command(exe, args...)
 	cmd.Env = append(os.Environ(), childEnv+"=1", "GORACE=atexit_sleep_ms=0")
-	if args[0] != "create" { // of two creators one complains
+	if args[0] != "create" && args[0] != "power" { // of two creators one complains, and who is cut off
 		cmd.Stderr = os.Stderr
 	}
 	in, err := cmd.StdinPipe()
