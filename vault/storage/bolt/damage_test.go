@@ -548,3 +548,36 @@ func TestCheckBelievesNoLength(t *testing.T) {
 		t.Error("there is no branch page, so this test shows less than it says")
 	}
 }
+
+// TestCheckTellsALostRootRecord: bbolt goes on with the other one, which may
+// be a commit behind. The next commit writes it again.
+func TestCheckTellsALostRootRecord(t *testing.T) {
+	for _, page := range []int{0, 4096} {
+		s, dir := create(t, bolt.Options{})
+		if _, err := s.Commit(t.Context(), identity.ID{1}, 0, storage.Batch{Meta: []byte("m")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "vault.db")
+		file := read(t, path)
+		file[page+16+40] ^= 1
+		write(t, path, file)
+		s, err := bolt.Open(dir, bolt.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Check(t.Context()); !errors.Is(err, storage.ErrDamaged) {
+			t.Errorf("page %d: Check = %v, want %v", page, err, storage.ErrDamaged)
+		}
+		for n := range storage.Rev(2) {
+			if _, err := s.Commit(t.Context(), identity.ID{2}, n, storage.Batch{Meta: []byte("m")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(s.Check(t.Context()), s.Close()); err != nil {
+			t.Errorf("page %d: Check after commits = %v", page, err)
+		}
+	}
+}

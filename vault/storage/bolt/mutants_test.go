@@ -172,6 +172,7 @@ func breed(tb testing.TB) *specimen {
 	b.s.Agents[2].Live = false
 	b.create("last")
 	b.put(4, "label-0", "CANARY-last"+strings.Repeat("y", 1500))
+	b.store(4, "label-1", "CANARY-unread") // the last commit, which a lost root record takes along
 	b.pages(s, dir)
 	b.s.Files = files(tb, dir)
 	return &b.s
@@ -193,14 +194,21 @@ func (b *breeder) create(name string) {
 
 // put stores a value and reads it, so that a later read writes no vault.db.
 func (b *breeder) put(i int, label, value string) {
+	b.tb.Helper()
+	b.store(i, label, value)
+	if _, _, err := b.s.read(b.tb.Context(), b.k, i); err != nil {
+		b.tb.Fatal(err)
+	}
+}
+
+// store stores a value that nobody has read.
+func (b *breeder) store(i int, label, value string) {
+	b.tb.Helper()
 	a := &b.s.Agents[i]
 	if _, err := b.k.Put(b.tb.Context(), a.ID, entry(label, value)); err != nil {
 		b.tb.Fatal(err)
 	}
 	a.Values[label] = append([]string{value}, a.Values[label]...)
-	if _, _, err := b.s.read(b.tb.Context(), b.k, i); err != nil {
-		b.tb.Fatal(err)
-	}
 }
 
 // pages finds the pages of vault.db in which bytes of one agent lie.
@@ -402,6 +410,9 @@ func (s *specimen) examine(ctx context.Context, dir string, n int, seed uint64) 
 	}
 	k := (&session{root: root}).keeper(b)
 	defer func() { _ = k.Close() }()
+	if err := b.Check(ctx); err != nil { // the owner who looks before anything is written
+		v.Doctor = append(v.Doctor, err.Error())
+	}
 	all := make([]agentVerdict, len(s.Agents))
 	for i := range s.Agents {
 		word, values, err := s.read(ctx, k, i)

@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -32,12 +33,25 @@ type treeCheck struct {
 	seen map[uint64]bool
 }
 
+// errOneMeta reports a root record that damage destroyed or a crash tore. bbolt
+// goes on with the other one, which is a commit behind if this was the newer;
+// the next commit writes it again, and with it goes the trace.
+var errOneMeta = damaged("one of its two root records is invalid: the last change may be missing")
+
 // checkPages checks every page of a bbolt file as of transaction txn.
 func checkPages(f io.ReaderAt, size int64, txn uint64) error {
-	m, err := metaOf(f, size, txn)
+	m, fellBack, err := metaOf(f, size, txn)
 	if err != nil {
 		return err
 	}
+	if fellBack {
+		return errors.Join(errOneMeta, checkTreeOf(f, m))
+	}
+	return checkTreeOf(f, m)
+}
+
+// checkTreeOf checks every page that m leads to.
+func checkTreeOf(f io.ReaderAt, m *meta) error {
 	c := &treeCheck{f: f, m: *m, seen: make(map[uint64]bool)}
 	if err := c.node(m.root, nil, nil, 0); err != nil {
 		return err
@@ -53,25 +67,25 @@ func checkPages(f io.ReaderAt, size int64, txn uint64) error {
 	return nil
 }
 
-// metaOf returns the meta of a transaction.
-func metaOf(f io.ReaderAt, size int64, txn uint64) (*meta, error) {
+// metaOf returns the meta of a transaction, and whether the other is invalid.
+func metaOf(f io.ReaderAt, size int64, txn uint64) (_ *meta, fellBack bool, _ error) {
 	p, err := readMetas(f, size)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if p.meta.txn == txn {
-		return &p.meta, nil
+		return &p.meta, p.fellBack, nil
 	}
 	for _, off := range []int64{0, int64(p.meta.pageSize)} { // a commit followed
 		m, _, err := readMeta(f, off)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if m != nil && m.txn == txn {
-			return m, nil
+			return m, false, nil
 		}
 	}
-	return nil, fmt.Errorf("%s changed while it was checked: %w", dbName, storage.ErrUnavailable)
+	return nil, false, fmt.Errorf("%s changed while it was checked: %w", dbName, storage.ErrUnavailable)
 }
 
 // page reads a page with what overflows it, and notes that it is used.
