@@ -85,16 +85,8 @@ func (s *Store) checkTree(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if p, err := inspect(s.db.file); err == nil && p.fellBack {
-		return errFellBack
-	}
 	return checkPages(s.db.file, info.Size(), uint64(tx.ID()))
 }
-
-// errFellBack reports a database with one valid root record of two. A crash
-// may tear the one that is being written; damage may take the newer one, and
-// with it the last commit.
-var errFellBack = fmt.Errorf("one of two root records is invalid, the last commit may be lost; the next write mends it: %w", storage.ErrDamaged)
 
 // walkBucket touches every key and value, in order.
 func walkBucket(b *bbolt.Bucket) error {
