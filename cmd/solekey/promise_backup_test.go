@@ -376,13 +376,10 @@ func TestBackupDoesNotStallService(t *testing.T) {
 	if !soaking() {
 		return
 	}
-	if alone.at(0.999) > 5*time.Millisecond {
-		t.Skipf("this machine does other work: without a backup, one read in a thousand waits %v", alone.at(0.999))
-	}
-	// What counts is what the backup adds; the one slowest read of thousands
-	// is the scheduler's.
+	// What counts is what the backup adds. A machine with other work to do
+	// shows that instead.
 	const limit = 10 * time.Millisecond
-	for _, q := range []float64{0.5, 0.99, 0.999} {
+	for _, q := range []float64{0.5, 0.99, 0.999, 1} {
 		if beside.at(q) > alone.at(q)+limit {
 			t.Errorf("the backup adds %v to a read at quantile %v, want %v at most", beside.at(q)-alone.at(q), q, limit)
 		}

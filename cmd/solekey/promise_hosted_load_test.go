@@ -311,7 +311,7 @@ func (b *battle) judge() {
 	_, cut, _ := judgeShots(b.streams, b.revoked, battleValue)
 	cut = append(cut, slices.DeleteFunc(slices.Clone(broken), func(s shot) bool { return !s.stream })...)
 	broken = slices.DeleteFunc(broken, func(s shot) bool { return s.stream })
-	if cut = b.excuse(cut); len(cut) > 0 {
+	if len(cut) > 0 {
 		b.t.Errorf("%d event streams and calls on them ended though nobody revoked their key, such as %s: %s", len(cut), battleName(cut[0].who), cut[0].said)
 	}
 	for what, bad := range map[string][]shot{
@@ -355,19 +355,6 @@ func (b *battle) judge() {
 	if len(sinceEnded) > 0 && slices.Max(sinceEnded) >= limit {
 		b.t.Errorf("a stream lived for %v after revoke, want less than %v", slices.Max(sinceEnded), limit)
 	}
-}
-
-// excuse forgives the few streams that a busy machine ends: one of which the
-// store does not say in 400 ms that its key lives is ended, and its client
-// opens another.
-func (b *battle) excuse(cut []shot) []shot {
-	if soaking() || len(cut) > len(b.shots)/50 {
-		return cut
-	}
-	if len(cut) > 0 {
-		b.t.Logf("%d streams and calls on them ended because the store was slow", len(cut))
-	}
-	return nil
 }
 
 // control judges the same load with a lie about who was revoked: what nobody

@@ -89,8 +89,8 @@ func (s *Store) Fingerprint(recoveryPK []byte) identity.ID {
 	return identity.ID(sum[:16])
 }
 
-// SessionSecret returns the secret behind SSE session IDs. It changes with the
-// root secret.
+// SessionSecret returns the secret that is kept for the state of MCP requests,
+// docs/SPEC.md section 5; nothing uses it yet. It changes with the root secret.
 func (s *Store) SessionSecret() [32]byte { return expand(&s.current().prk, labelMCP, nil) }
 
 // AuditPublic returns the Ed25519 public key that checks what [Store.Sign]
