@@ -62,6 +62,13 @@ func (t *tape) len() int {
 	return len(t.events)
 }
 
+// wrote reports whether something was written to the file.
+func (t *tape) wrote(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.events, func(e event) bool { return e.kind == bolt.ChangeWrite && e.name == name })
+}
+
 func (t *tape) add(es ...event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

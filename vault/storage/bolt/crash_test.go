@@ -859,8 +859,12 @@ func (c *checker) secondCut(d drawn, last, next *ack) []string {
 	}
 	then := first
 	then.at, then.name, then.texts, then.closes = r.tape.len(), "recovery", []string{text}, closing
-	if then.log, err = os.ReadFile(filepath.Join(r.dir, "audit.jsonl")); err != nil {
-		return []string{err.Error()}
+	// Without a line of its own the recovery has acknowledged none, and what
+	// the first cut tore off may still stand at the end.
+	if r.tape.wrote("audit.jsonl") {
+		if then.log, err = os.ReadFile(filepath.Join(r.dir, "audit.jsonl")); err != nil {
+			return []string{err.Error()}
+		}
 	}
 	r.acks = append(r.acks, then)
 	if live != nil {
