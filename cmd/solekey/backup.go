@@ -126,18 +126,6 @@ func backupFile(ctx context.Context, k *vault.Keeper, path string, o vault.Backu
 	return rep, syncDirOf(path)
 }
 
-// syncDirOf makes a rename durable, where a directory can be synced.
-func syncDirOf(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	if err := d.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) {
-		return errors.Join(err, d.Close())
-	}
-	return d.Close()
-}
-
 // backupDone says what was written. stdout may be the backup itself.
 func (a *app) backupDone(path string, rep vault.BackupReport) error {
 	with, opens := "recovery_key", "opens only with the recovery key"

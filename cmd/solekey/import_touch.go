@@ -219,7 +219,7 @@ func destroy(o *original, t *touched) error {
 		return fileTrouble("deleting the overwritten file", o.path, err)
 	}
 	t.shredded = true
-	if err := syncDirectory(filepath.Dir(o.path)); err != nil {
+	if err := syncDirOf(o.path); err != nil {
 		return fileTrouble("deleting", o.path, err)
 	}
 	return nil
@@ -252,7 +252,7 @@ func replaceOriginal(o *original, fresh []byte, shred bool, t *touched) error {
 		return fileTrouble("replacing", o.path, err)
 	}
 	t.rewritten = true
-	if err := syncDirectory(filepath.Dir(o.path)); err != nil {
+	if err := syncDirOf(o.path); err != nil {
 		return fileTrouble("replacing", o.path, err)
 	}
 	if !shred {

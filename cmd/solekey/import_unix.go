@@ -45,13 +45,3 @@ func swap(tmp, path string, old *os.File, _ bool) (*os.File, error) {
 
 // discard ends the old file of a swap, which its owner closes.
 func discard(*os.File) error { return nil }
-
-// syncDirectory makes a change of names durable.
-func syncDirectory(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}

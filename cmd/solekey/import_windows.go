@@ -46,6 +46,3 @@ func discard(old *os.File) error {
 	}
 	return errors.Join(old.Close(), os.Remove(old.Name()))
 }
-
-// syncDirectory does nothing: the file system journals names.
-func syncDirectory(string) error { return nil }

@@ -330,25 +330,6 @@ func (d *keyDest) result(key identity.Key, g identity.Grant) keyResult {
 	return out
 }
 
-// writeFile replaces a file by way of a temporary one, readable by its owner
-// alone.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", filepath.Base(path), err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("writing %s: %w", filepath.Base(path), err)
-	}
-	return nil
-}
-
 // whereWords says where a key rests, for people.
 func whereWords(src keyring.Source) string {
 	switch src.Where {

@@ -98,22 +98,13 @@ func keepReceipt(dir string, rec vault.Receipt) (string, error) {
 	}
 }
 
-// writeReceipt writes a new file readable by its owner alone.
+// writeReceipt makes a file that its owner alone can read.
 func writeReceipt(path string, rec vault.Receipt) error {
 	b, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateMode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		_ = os.Remove(path)
-	}
-	return err
+	return writeNew(path, append(b, '\n'))
 }
 
 func (a *app) printReceipt(rec vault.Receipt, i vault.Info, path string) {

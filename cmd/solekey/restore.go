@@ -529,9 +529,6 @@ func (m *restoration) run(ctx context.Context) error {
 	if err := writeFile(marker, []byte(markerText(m.ar))); err != nil {
 		return err
 	}
-	if err := syncDirOf(marker); err != nil {
-		return err
-	}
 	if err := m.putRoot(); err != nil {
 		return err
 	}
