@@ -124,8 +124,20 @@ func (a *app) rotate(ctx context.Context, name string, f rotateFlags) error {
 			return err
 		}
 		end.at, end.now = a.now(), true
+		a.tellGraces(i, old.key.Slot())
 	}
 	return a.rotated(dest, i, key, end)
+}
+
+// tellGraces names the keys that end later although the owner wants the old
+// one to end now: those of an earlier rotation, or of one that was interrupted.
+func (a *app) tellGraces(i vault.Info, ended identity.SlotID) {
+	for _, s := range i.Slots {
+		if s.ID == ended || s.Closed || s.Grant.Expires.IsZero() || !a.now().Before(s.Grant.Expires) {
+			continue
+		}
+		a.warn("another key, %s, goes on until %s; solekey key revoke %s %s ends it now", s.ID, stamp(s.Grant.Expires), i.Name, s.ID)
+	}
 }
 
 // ending is a key that goes, and when.
