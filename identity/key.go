@@ -1,9 +1,7 @@
 package identity
 
 import (
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -151,29 +149,19 @@ func kindOf(text string) (Kind, error) {
 // split derives slot ID, auth and lock. Prefix and pub are bound, so the same
 // secret under another kind, shard or identity is another key.
 func split(kind Kind, prefix string, pub [19]byte, secret [32]byte) Key {
-	okm := derive(&secret, labelKey, prefix+string(pub[:]), 80)
-	defer clear(okm)
+	var okm [16 + 32 + 32]byte
+	defer clear(okm[:])
+	derive(okm[:], &secret, labelKey, prefix, pub[:])
 	p := &parts{kind: kind, pub: pub, secret: secret}
-	copy(p.slot[:], okm)
+	copy(p.slot[:], okm[:])
 	copy(p.auth[:], okm[16:])
 	copy(p.lock[:], okm[48:])
 	return Key{parts: func() *parts { return p }}
 }
 
-func recoverySeed(secret *[32]byte, store ID) [32]byte {
-	seed := derive(secret, labelRecovery, string(store[:]), 32)
-	defer clear(seed)
-	return [32]byte(seed)
-}
-
-// derive is HKDF-SHA-256 with the label as salt and label, zero byte and
-// context as info.
-func derive(secret *[32]byte, label, context string, n int) []byte {
-	out, err := hkdf.Key(sha256.New, secret[:], []byte(label), label+"\x00"+context, n)
-	if err != nil {
-		panic("identity: deriving a key: " + err.Error()) // fixed lengths: cannot happen
-	}
-	return out
+func recoverySeed(secret *[32]byte, store ID) (seed [32]byte) {
+	derive(seed[:], secret, labelRecovery, "", store[:])
+	return seed
 }
 
 // Kind returns the kind of the key, 0 for the zero Key.

@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"bytes"
+	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"hash/crc32"
 	"math/big"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,6 +52,40 @@ func wantHex(t *testing.T, what string, got []byte, want string) {
 	if diff := cmp.Diff(want, hex.EncodeToString(got)); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
+}
+
+// TestDerivationIsHKDF compares what a key derives with the standard library,
+// of which package identity uses only the hash.
+func TestDerivationIsHKDF(t *testing.T) {
+	for range 100 {
+		k := identity.NewKey(identity.Agent, identity.NewID())
+		pub, secret, err := identity.DecodeText("slk1_", k.Reveal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := standardHKDF(t, secret, "solekey/v1/api-key", "slk1_"+string(pub[:]), 80)
+		slot, auth, lock := k.Slot(), k.Auth(), k.InnerLock()
+		if got := slices.Concat(slot[:], auth[:], lock[:]); !bytes.Equal(got, want) {
+			t.Errorf("slot, auth and lock = %x, want %x", got, want)
+		}
+		store, seed := identity.NewID(), k.RecoverySeed(identity.ID{})
+		if want := standardHKDF(t, secret, "solekey/v1/recovery", string(store[:]), 32); bytes.Equal(seed[:], want) {
+			t.Error("control: the seed of another store is the same")
+		}
+		seed = k.RecoverySeed(store)
+		if want := standardHKDF(t, secret, "solekey/v1/recovery", string(store[:]), 32); !bytes.Equal(seed[:], want) {
+			t.Errorf("recovery seed = %x, want %x", seed, want)
+		}
+	}
+}
+
+func standardHKDF(t *testing.T, secret [32]byte, label, context string, n int) []byte {
+	t.Helper()
+	okm, err := hkdf.Key(sha256.New, secret[:], []byte(label), label+"\x00"+context, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return okm
 }
 
 func TestKnownAnswers(t *testing.T) {
