@@ -63,14 +63,13 @@ func (v *Vault) wait(ctx context.Context, d time.Duration) error {
 // codeNow gives out the code of the current step, errStep if a later one must
 // be waited for, or a refusal. Only what ends the call leaves a line.
 func (v *Vault) codeNow(ctx context.Context, l Label, atLeast time.Duration, deadline time.Time) (totp.Code, error) {
-	a := ask{event: audit.Code, scope: identity.Code, label: l, totp: true}
 	st, err := v.keeper.open(ctx, 0)
 	if err != nil {
 		return totp.Code{}, err
 	}
-	tag := st.Tag(v.key.Identity(), string(l))
-	stateKey := seal.StateKey(tag)
-	w, r, err := v.rule(ctx, a, seal.EntryKey(tag), stateKey)
+	a := ask{event: audit.Code, scope: identity.Code, label: l, tag: st.Tag(v.key.Identity(), string(l)), totp: true}
+	stateKey := seal.StateKey(a.tag)
+	w, r, err := v.rule(ctx, a, seal.EntryKey(a.tag), stateKey)
 	if err != nil {
 		return totp.Code{}, err
 	}

@@ -117,7 +117,7 @@ func (v *Vault) record(w *view, r ruling, a ask) audit.Record {
 		rec.Gen = w.head.Gen
 	}
 	if a.label != "" {
-		ref := audit.Ref{Tag: w.tag(a.label)}
+		ref := audit.Ref{Tag: a.tag}
 		if r.entry != nil {
 			ref.Version = r.entry.Version
 			rec.Class = exposureOf(r.entry).String()

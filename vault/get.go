@@ -24,12 +24,12 @@ func (v *Vault) Get(ctx context.Context, l Label, field string) (Secret, error) 
 	if field == "" {
 		field = primary
 	}
-	a := ask{event: audit.Get, scope: identity.Read, label: l, field: field}
 	st, err := v.keeper.open(ctx, 0)
 	if err != nil {
 		return Secret{}, err
 	}
-	key := seal.EntryKey(st.Tag(v.key.Identity(), string(l)))
+	a := ask{event: audit.Get, scope: identity.Read, label: l, tag: st.Tag(v.key.Identity(), string(l)), field: field}
+	key := seal.EntryKey(a.tag)
 	var out Secret
 	w, _, err := v.pass(ctx, a, []string{key}, func(w *view, r ruling, rec *audit.Record) (*storage.Batch, error) {
 		in, err := unwrap(w, r.slot, v.key)
@@ -104,13 +104,13 @@ func (k *Keeper) absorb(w *view, in *seal.Inner, e *seal.Entry, key string, fiel
 // Same reports whether value is the primary field of l. The comparison takes
 // place inside and is logged as a verification, not as a read.
 func (v *Vault) Same(ctx context.Context, l Label, value []byte) (bool, error) {
-	a := ask{event: audit.Verified, scope: identity.Read, label: l}
 	st, err := v.keeper.open(ctx, 0)
 	if err != nil {
 		return false, err
 	}
+	a := ask{event: audit.Verified, scope: identity.Read, label: l, tag: st.Tag(v.key.Identity(), string(l))}
 	same := false
-	w, _, err := v.pass(ctx, a, []string{seal.EntryKey(st.Tag(v.key.Identity(), string(l)))}, func(w *view, r ruling, _ *audit.Record) (*storage.Batch, error) {
+	w, _, err := v.pass(ctx, a, []string{seal.EntryKey(a.tag)}, func(w *view, r ruling, _ *audit.Record) (*storage.Batch, error) {
 		in, err := unwrap(w, r.slot, v.key)
 		if err != nil {
 			return nil, err

@@ -14,9 +14,10 @@ import (
 type ask struct {
 	event audit.Event
 	scope identity.Scope
-	label Label  // empty: none
-	field string // of the entry, for a read
-	totp  bool   // the code of the entry, not a field
+	label Label     // empty: none
+	tag   audit.Tag // of label
+	field string    // of the entry, for a read
+	totp  bool      // the code of the entry, not a field
 }
 
 // ruling is what the judge found. A ruling without refusal names the slot
@@ -84,7 +85,7 @@ func judgeTombstone(t *seal.Tombstone, key identity.Key) ruling {
 // judgeEntry decides on one label. A label that is absent, removed or outside
 // the globs of the key gives the same refusal.
 func judgeEntry(v *view, grant identity.Grant, a ask, now time.Time) (*seal.Entry, *Refusal) {
-	e, err := v.entry(a.label)
+	e, err := v.entry(a.label, a.tag)
 	if err != nil {
 		return nil, Refuse(err)
 	}

@@ -101,7 +101,7 @@ func (k *Keeper) more(ctx context.Context, w *view, keys []string) error {
 }
 
 func (k *Keeper) putOne(w *view, c *change, key string, n NewEntry, replace bool) (Stored, error) {
-	old, err := w.entry(n.Label)
+	old, err := w.entry(n.Label, w.tag(n.Label))
 	if err != nil {
 		return Stored{}, err
 	}
@@ -259,7 +259,7 @@ func (k *Keeper) Remove(ctx context.Context, id identity.ID, labels ...Label) ([
 		}
 		*c = change{event: audit.Remove}
 		for i, l := range labels {
-			e, err := w.entry(l)
+			e, err := w.entry(l, w.tag(l))
 			if err != nil {
 				return err
 			}
