@@ -160,11 +160,33 @@ func fault(id json.RawMessage, code int, text string) *answer {
 func reply(m message, response mcp.JSONRPCMessage) *answer {
 	switch r := response.(type) {
 	case mcp.JSONRPCResponse:
-		return &answer{Version: mcp.JSONRPC_VERSION, ID: m.ID, Result: r.Result}
+		return &answer{Version: mcp.JSONRPC_VERSION, ID: m.ID, Result: lean(r.Result)}
 	case mcp.JSONRPCError:
 		return plain(m.ID, r.Error)
 	}
 	return fault(m.ID, mcp.INTERNAL_ERROR, "internal error")
+}
+
+// leanResult is what tools of ours return of a [mcp.CallToolResult], in the
+// order in which the library writes it.
+type leanResult struct {
+	Meta       *mcp.Meta      `json:"_meta,omitempty"`
+	Content    []mcp.Content  `json:"content"`
+	IsError    bool           `json:"isError,omitempty"`
+	Type       mcp.ResultType `json:"resultType,omitempty"`
+	Structured any            `json:"structuredContent,omitempty"`
+}
+
+// lean spares a result of a tool the library's own encoding, which goes
+// through a map and writes every value once more into a buffer of its own.
+// Others, and results with parts that no tool of ours returns, stay as they
+// are.
+func lean(result any) any {
+	r, ok := result.(*mcp.CallToolResult)
+	if !ok || r.Content == nil || r.RawStructuredContent != nil || len(r.InputRequests) > 0 || r.RequestState != "" {
+		return result
+	}
+	return leanResult{Meta: r.Meta, Content: r.Content, IsError: r.IsError, Type: r.ResultType, Structured: r.StructuredContent}
 }
 
 // plain returns an error of the library without what it quotes of the
