@@ -43,26 +43,36 @@ func newArguments(raw json.RawMessage) *arguments {
 		a.refuse("Arguments must be a JSON object.")
 		return a
 	}
-	a.given = make(map[string]json.RawMessage, 2)
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.Token() // the opening brace
-	for d.More() {
-		var value json.RawMessage
-		name, err := d.Token()
-		if err == nil {
-			err = d.Decode(&value)
-		}
-		if err != nil {
-			a.refuse("Arguments must be a JSON object.")
-			return a
-		}
-		if _, twice := a.given[name.(string)]; twice {
-			a.refuse("An argument is given twice.")
-			return a
-		}
-		a.given[name.(string)] = value
+	switch err := json.Unmarshal(raw, &a.given); {
+	case err != nil:
+		a.refuse("Arguments must be a JSON object.")
+	case len(a.given) < members(raw):
+		a.refuse("An argument is given twice.")
 	}
 	return a
+}
+
+// members returns how many members a JSON object writes, those of one name
+// each for itself.
+func members(object []byte) (n int) {
+	open, quoted := 0, false
+	for i := 0; i < len(object); i++ {
+		switch c := object[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+			if c == '\\' {
+				i++
+			}
+		case c == '{' || c == '[':
+			open++
+		case c == '}' || c == ']':
+			open--
+		case c == ':' && open == 1:
+			n++
+		}
+	}
+	return n
 }
 
 func (a *arguments) refuse(format string, v ...any) {

@@ -213,7 +213,7 @@ func (e *endpoint) post(w http.ResponseWriter, r *http.Request, c *caller) *deni
 // receive reads the message of a request. One that is no message comes back
 // as the answer to it.
 func (e *endpoint) receive(w http.ResponseWriter, r *http.Request, c *caller) (text []byte, m message, bad *answer, _ *denial) {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, m, nil, deny(http.StatusUnsupportedMediaType, vault.BadRequest, "A request is application/json.", "")
 	}
 	text, d := body(w, r)
@@ -228,6 +228,15 @@ func (e *endpoint) receive(w http.ResponseWriter, r *http.Request, c *caller) (t
 	}
 	m, bad = parse(text)
 	return text, m, bad, nil
+}
+
+// isJSON reports a Content-Type of JSON, whatever its parameters.
+func isJSON(kind string) bool {
+	if kind == "application/json" {
+		return true
+	}
+	kind, _, err := mime.ParseMediaType(kind)
+	return err == nil && kind == "application/json"
 }
 
 // era tells whether a request is of revision 2026-07-28 or later, and refuses
