@@ -57,8 +57,8 @@ func memoryOf(pid int, needles ...[]byte) ([]int, error) {
 // How many copies of a value a server may hold: for each reading until the
 // garbage is collected and its memory used again, and of all readings after
 // many other calls. They lie where the answer was encoded, not where it was
-// opened, so builds with GOEXPERIMENT=runtimesecret have as many: 8 and 3 to 8
-// were measured in both.
+// opened, so builds with GOEXPERIMENT=runtimesecret have as many: 6 and 3 to 8
+// were measured without it.
 const (
 	maxFresh    = 12
 	maxRemnants = 40
