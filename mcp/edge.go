@@ -16,6 +16,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 
 	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/seal"
 	"github.com/solekey/solekey/vault"
 	"github.com/solekey/solekey/vault/audit"
 )
@@ -81,15 +82,18 @@ func (s *Server) serve(t tool) server.ToolHandlerFunc {
 
 // released renders what a tool returns: as structured content, and the same
 // JSON as the one text block for clients that know no other.
-func released(out any) (*mcp.CallToolResult, error) {
-	text, err := compact(out)
-	if err != nil {
-		return nil, err
-	}
-	return &mcp.CallToolResult{
-		Content:           []mcp.Content{mcp.TextContent{Type: mcp.ContentTypeText, Text: string(text)}},
-		StructuredContent: json.RawMessage(text),
-	}, nil
+func released(out any) (result *mcp.CallToolResult, err error) {
+	seal.Do(func() {
+		var text []byte
+		if text, err = compact(out); err != nil {
+			return
+		}
+		result = &mcp.CallToolResult{
+			Content:           []mcp.Content{mcp.TextContent{Type: mcp.ContentTypeText, Text: string(text)}},
+			StructuredContent: json.RawMessage(text),
+		}
+	})
+	return result, err
 }
 
 // refusedOut is a refusal as agents read it.

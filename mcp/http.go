@@ -14,6 +14,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/seal"
 	"github.com/solekey/solekey/vault"
 )
 
@@ -291,12 +292,19 @@ func (s *Server) write(w http.ResponseWriter, status int, a *answer) {
 // encode returns an answer as JSON; one that cannot be written becomes an
 // error.
 func (s *Server) encode(a *answer) []byte {
-	text, err := json.Marshal(a)
+	text, err := marshal(a)
 	if err != nil {
 		s.log.Error("writing an answer failed", slog.String("cause", chain(err)))
 		text, _ = json.Marshal(fault(a.ID, mcp.INTERNAL_ERROR, "internal error"))
 	}
 	return text
+}
+
+// marshal writes v as JSON. What that leaves in memory, a value of a vault
+// perhaps, is erased as [seal.Do] says.
+func marshal(v any) (text []byte, err error) {
+	seal.Do(func() { text, err = json.Marshal(v) })
+	return text, err
 }
 
 func (s *Server) encodeNote(n mcp.JSONRPCNotification) []byte {

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/solekey/solekey/internal/seal"
 	"github.com/solekey/solekey/vault"
 )
 
@@ -47,15 +48,16 @@ func getSecret(ctx context.Context, v *vault.Vault, in getIn) (getOut, error) {
 		Label:    secret.Label,
 		Kind:     secret.Kind.String(),
 		Field:    secret.Field,
-		Value:    secret.Reveal(),
 		Encoding: "utf-8",
 		Fields:   list(secret.Fields),
 		Version:  secret.Version,
 		Expires:  stamp(secret.Expires),
 	}
-	if !utf8.ValidString(out.Value) {
-		out.Value, out.Encoding = base64.StdEncoding.EncodeToString([]byte(out.Value)), "base64"
-	}
+	seal.Do(func() {
+		if out.Value = secret.Reveal(); !utf8.ValidString(out.Value) {
+			out.Value, out.Encoding = base64.StdEncoding.EncodeToString([]byte(out.Value)), "base64"
+		}
+	})
 	return out, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/seal"
 	"github.com/solekey/solekey/vault"
 )
 
@@ -273,11 +274,15 @@ func (c *conn) answer(a *answer) {
 // send writes v as one line. Its error is that of the encoding; a failure of
 // out ends the connection.
 func (c *conn) send(v any) error {
-	line, err := json.Marshal(v)
+	var line []byte
+	var err error
+	seal.Do(func() {
+		line, err = json.Marshal(v)
+		line = append(line, '\n')
+	})
 	if err != nil {
 		return err
 	}
-	line = append(line, '\n')
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	select {

@@ -42,7 +42,8 @@ func (v *Vault) Get(ctx context.Context, l Label, field string) (Secret, error) 
 			return nil, err
 		}
 		defer wipe(fields)
-		if out, err = pick(r.entry, fields, l, field); err != nil {
+		seal.Do(func() { out, err = pick(r.entry, fields, l, field) })
+		if err != nil {
 			return nil, err
 		}
 		if r.entry.Form == formMailbox {

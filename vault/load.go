@@ -231,8 +231,8 @@ const (
 
 func (w *view) tag(l Label) audit.Tag { return w.st.Tag(w.id, string(l)) }
 
-// entry opens the entry of l, whose tag this is; nil if there is none. The record must have been
-// asked for in load.
+// entry opens the entry of l, whose tag this is; nil if there is none. The
+// record must have been asked for in load.
 func (w *view) entry(l Label, tag audit.Tag) (*seal.Entry, error) {
 	key := seal.EntryKey(tag)
 	b, ok := w.vals[key]
