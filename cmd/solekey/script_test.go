@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -31,7 +32,9 @@ var update = flag.Bool("update", false, "rewrite golden files and script expecta
 
 func TestMain(m *testing.M) {
 	detach()
-	testscript.Main(m, map[string]func(){"solekey": main, "solekey-mortal": mortalMain})
+	programs := map[string]func(){"solekey": main, "solekey-mortal": mortalMain}
+	maps.Copy(programs, actors())
+	testscript.Main(m, programs)
 }
 
 // TestScripts runs testdata/script/*.txtar on the real binary, in a home of

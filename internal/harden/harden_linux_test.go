@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +34,14 @@ func TestChild(t *testing.T) {
 	}
 }
 
+// held keeps what the order "hold" made in memory.
+var held []byte
+
 func obey(order string) any {
+	if begins, ok := strings.CutPrefix(order, "hold "); ok {
+		held = heldValue(begins)
+		return nil
+	}
 	switch order {
 	case "unset":
 		return os.Unsetenv("CONTROL_KEY")
@@ -44,6 +52,10 @@ func obey(order string) any {
 	case "quiet":
 		_, ok := harden.Quiet() // until the end of the process
 		return ok
+	case "limit up", "limit down":
+		return limitCores(order == "limit up")
+	case "undump":
+		return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	case "protect":
 		return harden.Process()
 	case "limits":
@@ -64,16 +76,36 @@ type child struct {
 
 func start(t *testing.T) *child {
 	t.Helper()
+	return startIn(t, "")
+}
+
+// startIn starts a child in a directory, where what it says at its end is the
+// file said.
+func startIn(t *testing.T, dir string, env ...string) *child {
+	t.Helper()
+	said := os.Stderr
+	if dir != "" {
+		var err error
+		if said, err = os.Create(filepath.Join(dir, "said")); err != nil {
+			t.Fatal(err)
+		}
+		defer said.Close()
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	orders, in, err1 := os.Pipe()
 	out, answers, err2 := os.Pipe()
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	// os/exec would drop the hidden second SECRET_KEY.
-	p, err := os.StartProcess(os.Args[0], []string{os.Args[0], "-test.run=^TestChild$"}, &os.ProcAttr{
-		Env: append(os.Environ(), childEnv+"=1", "CONTROL_KEY="+canary+"-control",
+	p, err := os.StartProcess(program, []string{program, "-test.run=^TestChild$"}, &os.ProcAttr{
+		Dir: dir,
+		Env: append(append(os.Environ(), env...), childEnv+"=1", "CONTROL_KEY="+canary+"-control",
 			"SECRET_KEY="+canary+"-one", "SECRET_KEY_2="+canary+"-two", "SECRET_KEY_20=kept", "SECRET_KEY="+canary+"-hidden"),
-		Files: []*os.File{orders, answers, os.Stderr},
+		Files: []*os.File{orders, answers, said},
 	})
 	orders.Close()
 	answers.Close()
