@@ -200,8 +200,15 @@ func (s *Store) sound(group []*job) []*job {
 	g := s.watch.enter()
 	defer s.watch.leave(g)
 	kept := make([]*job, 0, len(group))
+	var p paths
 	for _, j := range group {
-		if j.err = h.view(j.touch); j.err == nil {
+		j.err = h.view(func(tx *bbolt.Tx) error {
+			if err := p.open(h, tx); err != nil {
+				return err
+			}
+			return j.touch(&p, tx)
+		})
+		if j.err == nil {
 			kept = append(kept, j)
 		}
 	}
@@ -209,7 +216,16 @@ func (s *Store) sound(group []*job) []*job {
 }
 
 // touch reads what apply will read and replace.
-func (j *job) touch(tx *bbolt.Tx) error {
+func (j *job) touch(p *paths, tx *bbolt.Tx) error {
+	var buf [1 + storage.MaxKey]byte
+	if err := p.check(j.id, []byte{tagRev}); err != nil {
+		return err
+	}
+	for _, op := range j.batch.Ops {
+		if err := p.check(j.id, tagged(&buf, op.Key)); err != nil {
+			return err
+		}
+	}
 	b, err := bucket(tx, j.id)
 	if err != nil || b == nil {
 		return err
@@ -217,7 +233,6 @@ func (j *job) touch(tx *bbolt.Tx) error {
 	if _, _, err := revision(b); err != nil {
 		return err
 	}
-	var buf [1 + storage.MaxKey]byte
 	for _, op := range j.batch.Ops {
 		if len(b.Get(tagged(&buf, op.Key))) > storage.MaxValue {
 			return errShape

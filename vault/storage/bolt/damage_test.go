@@ -581,3 +581,81 @@ func TestCheckTellsALostRootRecord(t *testing.T) {
 		}
 	}
 }
+
+// TestLyingLengthCostsOneIdentity changes what a commit meets beside its own
+// entries: the length of a neighbour, for which bbolt would ask for 1.6 GB while
+// it writes. The commit is refused before that, nothing is written, the store
+// is not marked, and the others go on.
+func TestLyingLengthCostsOneIdentity(t *testing.T) {
+	file, want := loaded(t)
+	bad := bytes.Clone(file)
+	of, neighbour := identity.ID{1, 9}, bytes.Repeat([]byte{0, 6}, 300)
+	for p := range slices.Chunk(bad, 4096) {
+		if binary.NativeEndian.Uint16(p[8:]) != 2 || !bytes.Contains(p, neighbour) {
+			continue
+		}
+		for i := range int(binary.NativeEndian.Uint16(p[10:])) {
+			if at := 16 + 16*i; bytes.HasSuffix(p[at:][:binary.NativeEndian.Uint32(p[at+4:])+binary.NativeEndian.Uint32(p[at+8:])], []byte("key6")) {
+				p[at+15] = 0x60
+			}
+		}
+	}
+	if bytes.Equal(bad, file) {
+		t.Fatal("the entry was not found")
+	}
+	s, dir := openBad(t, bad)
+	change := func(id identity.ID) error {
+		_, err := s.Commit(t.Context(), id, want[id].Rev, storage.Batch{Ops: []storage.Op{{Key: "key7", Val: []byte("more")}}})
+		return err
+	}
+	wantRefused(t, s, dir, bad, change(of))
+	if err := change(identity.ID{2, 9}); err != nil {
+		t.Errorf("Commit of another identity = %v", err)
+	}
+}
+
+// TestFreeListThatLiesLeavesAReadableStore: bbolt would write to the page that
+// the list names, far beyond the file.
+func TestFreeListThatLiesLeavesAReadableStore(t *testing.T) {
+	file, want := loaded(t)
+	bad := bytes.Clone(file)
+	for p := range slices.Chunk(bad, 4096) {
+		if binary.NativeEndian.Uint16(p[8:]) == 0x10 && binary.NativeEndian.Uint16(p[10:]) > 0 {
+			p[16+7] = 0x60
+		}
+	}
+	s, dir := openBad(t, bad)
+	for id, w := range want {
+		_, err := s.Commit(t.Context(), id, w.Rev, storage.Batch{Meta: []byte("more")})
+		wantRefused(t, s, dir, bad, err)
+		if r, err := s.Get(t.Context(), id); err != nil || r.Rev != w.Rev {
+			t.Errorf("Get = revision %d, %v, want %d", r.Rev, err, w.Rev)
+		}
+	}
+}
+
+func openBad(t *testing.T, file []byte) (s *bolt.Store, dir string) {
+	t.Helper()
+	_, dir = create(t, bolt.Options{})
+	write(t, filepath.Join(dir, "vault.db"), file)
+	s, err := bolt.Open(dir, bolt.Options{OnFail: func(err error) { t.Errorf("the store gave up: %v", err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s, dir
+}
+
+// wantRefused wants err of a commit that was refused before it wrote.
+func wantRefused(t *testing.T, s *bolt.Store, dir string, file []byte, err error) {
+	t.Helper()
+	if !errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrUnknown) {
+		t.Errorf("Commit = %v, want %v before anything was written", err, storage.ErrDamaged)
+	}
+	if why, err := s.Failed(t.Context()); why != "" || err != nil {
+		t.Errorf("Failed = %q, %v, want no mark", why, err)
+	}
+	if got := read(t, filepath.Join(dir, "vault.db")); !bytes.Equal(got, file) {
+		t.Error("the refused commit wrote")
+	}
+}

@@ -91,6 +91,9 @@ func (s *Store) openInto(h *handle) error {
 	if p.fellBack {
 		s.log.Warn("vault.db has one invalid root record; the last commit before a crash may be missing")
 	}
+	if err := p.meta.checkFree(file); err != nil && h.readOnly == nil {
+		h.readOnly = err
+	}
 	if h.db, err = s.openBolt(path, h); err != nil {
 		return dbOpenError(err)
 	}

@@ -24,6 +24,9 @@ func NewRow(state uint8, seq uint64, id [16]byte, z [32]byte) Row {
 	return row{state: state, seq: seq, id: id, z: z}
 }
 
+// RowSum is the check of row n.
+var RowSum = rowSum
+
 // ReencodeCellsHeader returns the header of b written anew, or nil.
 func ReencodeCellsHeader(b []byte) []byte {
 	h := decodeCellsHeader(b)

@@ -1,11 +1,13 @@
 package bolt
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
+	"math"
 	"os"
 
 	"github.com/solekey/solekey/vault/storage"
@@ -80,8 +82,10 @@ func readMetas(f io.ReaderAt, size int64) (preflight, error) {
 		return preflight{}, err
 	}
 	switch {
-	case second == nil || second.pageSize != first.pageSize:
+	case second == nil:
 		return preflight{meta: *first, fellBack: true}, nil
+	case second.pageSize != first.pageSize: // bbolt would take either at its word
+		return preflight{}, damaged("its root records name different page sizes")
 	case second.txn > first.txn:
 		return preflight{meta: *second}, nil
 	}
@@ -133,10 +137,11 @@ func readMeta(f io.ReaderAt, off int64) (m *meta, foreign bool, err error) {
 
 // check follows the pointers of m.
 func (m *meta) check(f *os.File, size int64) error {
+	if err := m.checkSize(); err != nil {
+		return err
+	}
 	ps := int64(m.pageSize)
 	switch {
-	case ps < smallestPage || ps > greatestPage || ps&(ps-1) != 0:
-		return damaged("page size %d", ps)
 	case m.pages < 4 || m.pages > uint64(size/ps):
 		return damaged("it was cut: %d pages of %d bytes in %d bytes", m.pages, ps, size)
 	case m.freelist == ^uint64(0):
@@ -148,6 +153,50 @@ func (m *meta) check(f *os.File, size int64) error {
 		return err
 	}
 	return m.checkPage(f, m.freelist, freelistFlag, freelistFlag)
+}
+
+// checkFree checks that the free pages exist, in order: bbolt writes to them
+// without looking. Whether one is in use, only a look at every page can tell.
+// Reading needs none of it.
+func (m *meta) checkFree(f io.ReaderAt) error {
+	at := int64(m.freelist) * int64(m.pageSize)
+	r := bufio.NewReaderSize(io.NewSectionReader(f, at+8, math.MaxInt64-at-8), int(min(m.pageSize, 64<<10)))
+	var b [8]byte
+	next := func() (uint64, error) {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return 0, fmt.Errorf("reading %s: %w: %w", dbName, err, storage.ErrDamaged)
+		}
+		return binary.NativeEndian.Uint64(b[:]), nil
+	}
+	if _, err := next(); err != nil {
+		return err
+	}
+	count := uint64(binary.NativeEndian.Uint16(b[2:]))
+	if count == 0xFFFF {
+		n, err := next()
+		if err != nil {
+			return err
+		}
+		count = n
+	}
+	for last := uint64(1); count > 0; count-- {
+		id, err := next()
+		if err != nil {
+			return err
+		}
+		if id <= last || id >= m.pages {
+			return damaged("the free list names page %d, which does not exist or is out of order", id)
+		}
+		last = id
+	}
+	return nil
+}
+
+func (m *meta) checkSize() error {
+	if ps := m.pageSize; ps < smallestPage || ps > greatestPage || ps&(ps-1) != 0 {
+		return damaged("page size %d", ps)
+	}
+	return nil
 }
 
 // checkPage checks the header of a page: number, kind and that what it holds

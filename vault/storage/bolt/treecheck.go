@@ -73,6 +73,9 @@ func metaOf(f io.ReaderAt, size int64, txn uint64) (_ *meta, fellBack bool, _ er
 	if err != nil {
 		return nil, false, err
 	}
+	if err := p.meta.checkSize(); err != nil {
+		return nil, false, err
+	}
 	if p.meta.txn == txn {
 		return &p.meta, p.fellBack, nil
 	}
@@ -81,7 +84,7 @@ func metaOf(f io.ReaderAt, size int64, txn uint64) (_ *meta, fellBack bool, _ er
 		if err != nil {
 			return nil, false, err
 		}
-		if m != nil && m.txn == txn {
+		if m != nil && m.txn == txn && m.pageSize == p.meta.pageSize {
 			return m, false, nil
 		}
 	}
@@ -94,13 +97,13 @@ func (c *treeCheck) page(id uint64, most int64) ([]byte, error) {
 		return nil, damaged("page %d does not exist", id)
 	}
 	size := int64(c.m.pageSize)
-	head := make([]byte, pageHead)
-	if _, err := c.f.ReadAt(head, int64(id)*size); err != nil {
+	b := make([]byte, size)
+	if _, err := c.f.ReadAt(b, int64(id)*size); err != nil {
 		return nil, fmt.Errorf("reading %s: %w: %w", dbName, err, storage.ErrDamaged)
 	}
-	overflow := uint64(binary.NativeEndian.Uint32(head[12:]))
+	overflow := uint64(binary.NativeEndian.Uint32(b[12:]))
 	switch {
-	case binary.NativeEndian.Uint64(head) != id:
+	case binary.NativeEndian.Uint64(b) != id:
 		return nil, damaged("page %d names itself otherwise", id)
 	case overflow >= c.m.pages-id || int64(overflow+1)*size > most:
 		return nil, damaged("page %d is too long", id)
@@ -111,9 +114,11 @@ func (c *treeCheck) page(id uint64, most int64) ([]byte, error) {
 		}
 		c.seen[p] = true
 	}
-	b := make([]byte, int64(overflow+1)*size)
-	if _, err := c.f.ReadAt(b, int64(id)*size); err != nil {
-		return nil, fmt.Errorf("reading %s: %w: %w", dbName, err, storage.ErrDamaged)
+	if overflow > 0 {
+		b = append(b, make([]byte, int64(overflow)*size)...)
+		if _, err := c.f.ReadAt(b[size:], int64(id+1)*size); err != nil {
+			return nil, fmt.Errorf("reading %s: %w: %w", dbName, err, storage.ErrDamaged)
+		}
 	}
 	return b, nil
 }
