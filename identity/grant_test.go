@@ -3,6 +3,7 @@ package identity_test
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -213,3 +214,31 @@ func BenchmarkGlobMatch(b *testing.B) {
 		})
 	}
 }
+
+// FuzzWords: scopes, IDs and names are refused by one error without their
+// text, or are written as they were read.
+func FuzzWords(f *testing.F) {
+	for _, s := range []string{"list,read,code,use,write", "read,read", "Read", "scope(8)", "", "000102030405060708090a0b0c0d0e0f", "0001020304050607", "ci-1", "-ci", "a.b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		words := strings.Split(s, ",")
+		set, err := identity.ParseScopes(words)
+		again, _ := identity.ParseScopes(set.Words())
+		switch {
+		case err != nil && (err != identity.ErrUnknownScope || set != 0):
+			t.Errorf("ParseScopes(%q) = %v, %v", words, set, err)
+		case err == nil && (again != set || slices.ContainsFunc(words, func(w string) bool { return !slices.Contains(set.Words(), w) })):
+			t.Errorf("ParseScopes(%q) = %v, which is read as %v", words, set, again)
+		}
+		id, err := identity.ParseID(s)
+		if err != nil && (err != identity.ErrMalformedID || !id.IsZero()) || err == nil && id.String() != strings.ToLower(s) {
+			t.Errorf("ParseID(%q) = %v, %v", s, id, err)
+		}
+		if err := identity.CheckName(s); err != nil && !errors.Is(err, identity.ErrMalformedName) || err == nil && !name.MatchString(s) {
+			t.Errorf("CheckName(%q) = %v", s, err)
+		}
+	})
+}
+
+var name = regexp.MustCompile(`\A[a-z0-9][a-z0-9-]{0,62}\z`)

@@ -3,6 +3,8 @@ package bridge_test
 import (
 	"bytes"
 	"encoding/json"
+	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -78,6 +80,34 @@ func FuzzMessage(f *testing.F) {
 		}
 		if m.Method == "" && string(m.ID) != "1" {
 			t.Errorf("%q becomes %q, under another id", body, line)
+		}
+	})
+}
+
+// FuzzEndpoint: a URL is refused by one of two texts, or leads where its text
+// says: over https, or to this machine, without user, query or fragment.
+func FuzzEndpoint(f *testing.F) {
+	for _, s := range []string{"https://vault.example.com", "http://[::1]:8080/a/b", "https://user:pass@x", "http://127.0.0.1.example.com", "https://x/?key=1#f", "HTTPS://X/%2e%2e/", "https:opaque", "http://localhost:", "https://x:99999/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := bridge.ParseEndpoint(s)
+		if err != nil {
+			if err != bridge.ErrURL && err != bridge.ErrScheme {
+				t.Errorf("ParseEndpoint(%q) = %v", s, err)
+			}
+			return
+		}
+		u, err := url.Parse(e.String())
+		if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Host == "" || u.Path == "" {
+			t.Fatalf("%q leads to %q, %v", s, e, err)
+		}
+		addr, _ := netip.ParseAddr(u.Hostname())
+		if u.Scheme != "https" && (u.Scheme != "http" || u.Hostname() != "localhost" && !addr.Unmap().IsLoopback()) {
+			t.Errorf("%q leads to %q without TLS", s, e)
+		}
+		if again, err := bridge.ParseEndpoint(e.String()); err != nil || again != e {
+			t.Errorf("%q leads to %q, which leads to %q, %v", s, e, again, err)
 		}
 	})
 }

@@ -83,6 +83,66 @@ func FuzzTombstone(f *testing.F) {
 	})
 }
 
+// FuzzState seals any bytes as the state of an entry: they are refused, or
+// written as they were read.
+func FuzzState(f *testing.F) {
+	k := newKit(f)
+	key, _ := k.outer.Keys()
+	name := seal.StateKey(k.tag)
+	aad := k.outer.AAD(seal.TypeState, name)
+	sealed := must(k.outer.SealState(name, seal.EntryState{LastFrom: 1 << 40, Uses: 3}))
+	p8 := sealed[:8]
+	plain := must(seal.OOpen(&key, aad, sealed[8:]))
+	f.Add(plain)
+	f.Add(plain[:15])
+	f.Add(append(bytes.Clone(plain), 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := k.outer.OpenState(name, append(bytes.Clone(p8), seal.OSeal(&key, aad, b)...))
+		if err != nil {
+			if !errors.Is(err, seal.ErrRefused) || len(b) == len(plain) {
+				t.Errorf("OpenState of %x: %v", b, err)
+			}
+			return
+		}
+		again := must(k.outer.SealState(name, s))
+		if got := must(seal.OOpen(&key, aad, again[8:])); !bytes.Equal(got, b) {
+			t.Errorf("%x is read, and written as %x", b, got)
+		}
+	})
+}
+
+// FuzzForged gives bytes that nobody sealed to everything that opens: each is
+// refused, whatever the prefix says.
+func FuzzForged(f *testing.F) {
+	s, k := newStored(f), newKit(f)
+	f.Add(s.meta[:64])
+	f.Add(s.entry[:64])
+	for _, p8 := range [][]byte{{1, 1, 1, 0, 0, 0, 0, 1}, {1, 1, 2, 0, 0, 0, 0, 1}, {1, 1, 3, 0, 0, 0, 0, 1}, {1, 1, 4, 0, 0, 0, 0, 0}, {1, 1, 6, 0, 0, 0, 0, 0}, {2, 1, 2, 0, 0, 0, 0, 1}} {
+		f.Add(append(p8, make([]byte, 200)...))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if bytes.Equal(b, s.meta) || bytes.Equal(b, s.entry) {
+			return
+		}
+		_, header := s.store.OpenHeader(s.id, s.z, b)
+		_, entry := s.outer.OpenEntry(s.entryKey, b)
+		_, state := s.outer.OpenState(seal.StateKey(k.tag), b)
+		_, record := k.store.OpenStoreRecord(b)
+		_, tombstone := k.store.OpenTombstone(k.id, b)
+		_, read := k.inner.Open(k.bind, seal.FormValue, b)
+		_, mailbox := k.inner.Open(k.bind, seal.FormMailbox, b)
+		for what, err := range map[string]error{"header": header, "entry": entry, "state": state, "store record": record, "tombstone": tombstone, "value": read, "mailbox": mailbox} {
+			if !errors.Is(err, seal.ErrRefused) && !errors.Is(err, seal.ErrVersion) {
+				t.Errorf("%x opens as %s: %v", b, what, err)
+			}
+		}
+		typ, epoch, err := seal.Peek(b)
+		if err == nil && (typ <= seal.TypeTombstone) != (epoch != 0) {
+			t.Errorf("Peek(%x) = %v, %d", b, typ, epoch)
+		}
+	})
+}
+
 // FuzzRootText: a text is refused, or is the same root once written and read
 // again.
 func FuzzRootText(f *testing.F) {

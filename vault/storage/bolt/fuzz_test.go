@@ -90,7 +90,7 @@ func FuzzDatabase(f *testing.F) {
 		defer func() { _ = s.Close() }()
 		known := func(call string, err error) {
 			t.Helper()
-			for _, want := range []error{nil, storage.ErrDamaged, storage.ErrUnavailable, storage.ErrConflict, storage.ErrUnknown, storage.ErrFull} {
+			for _, want := range []error{nil, storage.ErrDamaged, storage.ErrUnavailable, storage.ErrConflict, storage.ErrUnknown, storage.ErrFull, storage.ErrUnsupported} {
 				if errors.Is(err, want) {
 					return
 				}
