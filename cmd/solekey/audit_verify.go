@@ -237,21 +237,37 @@ func (a *app) auditCheckpoint(ctx context.Context, path string) error {
 // keptElsewhere refuses a file in the data directory: who can change the log
 // can remove it.
 func (a *app) keptElsewhere(path string) error {
-	dir, err := a.storeDir()
-	if err != nil {
-		return err
-	}
-	at, err1 := filepath.EvalSymlinks(filepath.Dir(path))
-	in, err2 := filepath.EvalSymlinks(dir)
-	if err1 != nil || err2 != nil {
-		return nil // what is wrong with them shows when they are opened
-	}
-	a1, err1 := filepath.Abs(at)
-	rel, err2 := filepath.Rel(in, a1)
-	if errors.Join(err1, err2) == nil && (rel == "." || filepath.IsLocal(rel)) {
+	in, err := a.inStore(path)
+	if err == nil && in {
 		return failf(exitUsage, "a checkpoint in the data directory shows nothing: who can change the log can change it").hint("solekey audit checkpoint FILE     (on another disk or machine)")
 	}
-	return nil
+	return err
+}
+
+// inStore reports whether a file that a person named lies in the data
+// directory, or would.
+func (a *app) inStore(path string) (bool, error) {
+	dir, err := a.storeDir()
+	if err != nil {
+		return false, err
+	}
+	store, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, nil // what is wrong with it shows when it is opened
+	}
+	places := []string{filepath.Dir(path)}
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		places = append(places, filepath.Dir(to))
+	}
+	for _, p := range places {
+		at, err1 := filepath.EvalSymlinks(p)
+		abs, err2 := filepath.Abs(at)
+		rel, err3 := filepath.Rel(store, abs)
+		if errors.Join(err1, err2, err3) == nil && filepath.IsLocal(rel) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // addCheckpoint appends a checkpoint to a file and syncs it.

@@ -82,8 +82,15 @@ func (a *app) backup(ctx context.Context, path string) error {
 	return a.backupDone(path, rep)
 }
 
-// beforeBackup asks before another file is replaced.
+// beforeBackup asks before another file is replaced. It refuses the data
+// directory: a yes there would replace a file of the store, and a backup in it
+// is lost with it.
 func (a *app) beforeBackup(ctx context.Context, path string) error {
+	if in, err := a.inStore(path); err != nil {
+		return err
+	} else if in {
+		return failf(exitUsage, "a backup in the data directory is lost with it, and may take the place of a file of the store").hint("solekey backup FILE     (on another disk or machine)")
+	}
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && !info.Mode().IsRegular():
