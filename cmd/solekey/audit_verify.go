@@ -218,7 +218,11 @@ func (a *app) auditCheckpoint(ctx context.Context, path string) error {
 		return err
 	}
 	if !rep.OK() {
-		return a.report(rep, countCheckpoints(out.Checkpoints))
+		talk := *a
+		if path == "-" { // stdout may be added to a file of checkpoints that cannot be mended
+			talk.stdout = a.stderr
+		}
+		return talk.report(rep, countCheckpoints(out.Checkpoints))
 	}
 	if path == "-" {
 		_, err = a.stdout.Write(note)
