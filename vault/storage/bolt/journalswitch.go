@@ -207,6 +207,20 @@ func olderLogs(dir string) ([]olderLog, error) {
 	return out, nil
 }
 
+// LogFiles returns the paths of the files of the log in dir in the order of
+// their lines: the earlier ones, then audit.jsonl, whether it is there or not.
+func LogFiles(dir string) ([]string, error) {
+	older, err := olderLogs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, o := range older {
+		out = append(out, o.path)
+	}
+	return append(out, filepath.Join(dir, auditName)), nil
+}
+
 // olderEnd returns a function that finds the last line of the newest earlier
 // file, which a new file continues.
 func olderEnd(dir string) func() (line []byte, err error) {
