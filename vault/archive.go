@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/solekey/solekey/identity"
@@ -56,6 +57,7 @@ type ArchiveInfo struct {
 	Lines       int // of the audit log
 	Head        [32]byte
 	LogBroken   int // first line, from 1, at which the chain of the log was broken already; 0: whole
+	LogFirst    int // first line of the log, from 1: earlier files of it may have been moved away
 	Bytes       int64
 	Sealed      bool // root and cells are in it, sealed to the recovery key
 }
@@ -64,7 +66,7 @@ type ArchiveInfo struct {
 func (a *Archive) Info() ArchiveInfo {
 	return ArchiveInfo{
 		ID: hex.EncodeToString(a.id[:]), Store: a.head.store, Fingerprint: a.head.fingerprint(), Created: fromMillis(int64(a.head.created)),
-		Identities: int(a.end.identities), Records: int(a.end.records), Lines: int(a.end.lines), Head: a.end.head, LogBroken: a.log.broken,
+		Identities: int(a.end.identities), Records: int(a.end.records), Lines: int(a.end.lines), Head: a.end.head, LogBroken: a.log.broken, LogFirst: int(a.log.from) + 1,
 		Bytes: a.size, Sealed: a.head.sealed(),
 	}
 }
@@ -276,7 +278,9 @@ func (w *walker) log(body []byte) (bool, error) {
 
 // history is what the lines of a log say that a restore needs.
 type history struct {
-	lines  uint64
+	from   uint64   // number of the first line: earlier files may have been moved away
+	before [32]byte // hash of the line before that
+	lines  uint64   // how many there are
 	prev   [32]byte // hash of the last line
 	broken int      // number, from 1, of the first line that does not follow
 	first  string   // note of line 0
@@ -298,12 +302,12 @@ type closing struct {
 
 // add takes the next line.
 func (h *history) add(line []byte) {
-	if h.broken == 0 && !bytes.HasPrefix(line, linePrefix(h.lines, h.prev)) {
-		h.broken = int(h.lines) + 1
-	}
 	r, err := audit.Parse(line)
-	if err != nil && h.broken == 0 {
-		h.broken = int(h.lines) + 1
+	if h.lines == 0 && err == nil {
+		h.begin(r)
+	}
+	if h.broken == 0 && (err != nil || !bytes.HasPrefix(line, linePrefix(h.end(), h.prev))) {
+		h.broken = int(h.end()) + 1
 	}
 	if h.lines == 0 && err == nil && r.Event == audit.Genesis {
 		h.first = r.Note
@@ -314,6 +318,20 @@ func (h *history) add(line []byte) {
 		h.note(r)
 	}
 }
+
+// begin takes the first line of a log whose earlier files were moved away for
+// what it is.
+func (h *history) begin(r audit.Record) {
+	prev, err := hex.DecodeString(r.Prev)
+	if r.Seq == 0 || r.Event != audit.Note || r.Note != storage.NoteNext || err != nil || len(prev) != len(h.prev) {
+		return
+	}
+	h.from, h.before = r.Seq, [32]byte(prev)
+	h.prev = h.before
+}
+
+// end is the number of the line that comes next.
+func (h *history) end() uint64 { return h.from + h.lines }
 
 // linePrefix is what line n begins with, after a line with hash prev.
 func linePrefix(n uint64, prev [32]byte) []byte {
@@ -444,13 +462,20 @@ func (a *Archive) Root(have Root) (Root, error) {
 }
 
 // ledger reads the newest log of the lost store and proves that it continues
-// the log of the backup.
+// the log of the backup. It may begin anywhere up to the line after that.
 func (a *Archive) ledger(ctx context.Context, r io.ReadSeeker) (history, error) {
-	var h history
+	h := history{fates: make(map[identity.ID]*fate, len(a.log.fates))}
+	for id, f := range a.log.fates { // of lines that the ledger may not have
+		h.fates[id] = &fate{gen: f.gen, born: f.born, closing: slices.Clone(f.closing)}
+	}
+	end := a.log.end()
 	met := a.end.lines == 0
 	err := eachLine(ctx, r, func(line []byte) error {
 		h.add(line)
-		if h.lines == a.end.lines {
+		if h.lines == 1 && h.from > 0 && h.from == end && h.before == a.end.head {
+			met = true
+		}
+		if h.end() == end {
 			met = h.prev == a.end.head
 			if !met {
 				return errOtherLedger
@@ -461,13 +486,18 @@ func (a *Archive) ledger(ctx context.Context, r io.ReadSeeker) (history, error) 
 	switch {
 	case err != nil:
 		return h, err
-	case h.lines > 0 && h.first != a.born:
+	case h.lines > 0 && h.from == 0 && h.first != a.born:
+		return h, errOtherLedger
+	case !met && h.from > end:
+		return h, refuse(BadRequest, fmt.Sprintf("The ledger begins at line %d, but the log of the backup ends at line %d: files between are missing.", h.from+1, end), "solekey restore FILE --ledger DIR     (with all files of the log in DIR)")
+	case !met && h.from == end:
 		return h, errOtherLedger
 	case !met:
-		return h, refuse(BadRequest, fmt.Sprintf("The ledger ends at line %d, before the log of the backup, which has %d: it is older.", h.lines, a.end.lines), "")
-	case h.broken != a.log.broken:
+		return h, refuse(BadRequest, fmt.Sprintf("The ledger ends at line %d, before the log of the backup, which has %d: it is older.", h.end(), end), "")
+	case h.broken != a.log.broken && (h.from == 0 || h.broken > 0):
 		return h, refuse(BadRequest, fmt.Sprintf("The ledger does not verify: line %d does not continue the one before.", h.broken), "")
 	}
+	h.broken = a.log.broken
 	return h, nil
 }
 

@@ -154,14 +154,17 @@ func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, a
 	}
 	seen := make(map[identity.ID]*lineage)
 	born := ""
-	var broken []int // restores whose older log was
+	var broken, headless []int // restores whose older log was
 	rep, err = audit.VerifyAgainst(ctx, k.backend, out, func(line int, r audit.Record) {
 		if r.Event == audit.Genesis {
 			born = r.Note
 		}
 		if n, ok := parseRebirth(st.Store, r); ok {
 			clear(seen) // the store began anew; its identities have lines of their own
-			if n.broken > 0 {
+			switch {
+			case n.broken > uint64(line):
+				headless = append(headless, line)
+			case n.broken > 0:
 				broken = append(broken, line)
 			}
 		}
@@ -178,6 +181,9 @@ func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, a
 	}
 	for _, line := range broken {
 		rep.Add(line, "is a restore whose log was broken: its lines from there on are in the backup only")
+	}
+	for _, line := range headless {
+		rep.Say(line, "is a restore of a log whose earlier files had been moved away: what was left of it is in the backup only")
 	}
 	metas, err := k.metas(ctx)
 	if err != nil {

@@ -93,7 +93,7 @@ func (a *Archive) Plan(ctx context.Context, ledger io.ReadSeeker, now time.Time)
 		if err != nil {
 			return nil, err
 		}
-		p.log, p.Newer = h, int(h.lines-a.end.lines)
+		p.log, p.Newer = h, int(h.end()-a.log.end())
 	}
 	var v *visitor
 	err := a.walk(ctx, skbVisitor{
@@ -349,28 +349,34 @@ type restore struct {
 	full int // bytes of ops
 }
 
+// headless reports a log without its beginning, which was moved away. It
+// cannot be written anew, as the journal numbers from 0.
+func (p *Plan) headless() bool { return p.log.from > 0 && p.archive.log.from > 0 }
+
+// leftOut is the number, from 1, of the first line of the newest log that is
+// not taken over; 0: all are.
+func (p *Plan) leftOut() uint64 {
+	if p.headless() {
+		return min(p.log.from, p.archive.log.from) + 1
+	}
+	return uint64(p.log.broken)
+}
+
 // replay writes the newest log that there is. The journal numbers and chains
 // the lines as they were, so they come out the same; from a line on that did
-// not continue its log, nothing is taken over.
+// not continue its log, nothing is taken over, and nothing of a log without
+// its beginning. A ledger that begins later continues the log of the backup.
 func (r *restore) replay(ctx context.Context) error {
-	line := func(line []byte) error { return r.line(ctx, line) }
-	var err error
-	if r.p.ledger != nil {
-		err = eachLine(ctx, r.p.ledger, line)
-	} else {
-		err = r.p.archive.walk(ctx, skbVisitor{line: line})
+	want := r.p.log.end()
+	if out := r.p.leftOut(); out > 0 {
+		want = out - 1
 	}
-	if err == nil {
-		err = r.flush(ctx)
-	}
-	if err != nil {
+	if r.p.headless() {
+		want = 0
+	} else if err := r.replayAll(ctx); err != nil {
 		return err
 	}
-	want := r.p.log.lines
-	if r.p.log.broken > 0 {
-		want = uint64(r.p.log.broken) - 1
-	}
-	if r.lines != want || r.p.log.broken == 0 && r.prev != r.p.log.prev {
+	if r.lines != want || r.p.leftOut() == 0 && r.prev != r.p.log.prev {
 		return errOtherLedger // it is not the file that was read before
 	}
 	if r.lines > 0 {
@@ -379,6 +385,30 @@ func (r *restore) replay(ctx context.Context) error {
 	rec := genesis(r.p.archive.store, nil, r.o.Now())
 	rec.Note = r.p.archive.born
 	return r.record(ctx, rec)
+}
+
+func (r *restore) replayAll(ctx context.Context) error {
+	line := func(line []byte) error { return r.line(ctx, line) }
+	skip := uint64(0)
+	if r.p.ledger == nil || r.p.log.from > 0 {
+		if err := r.p.archive.walk(ctx, skbVisitor{line: line}); err != nil {
+			return err
+		}
+		skip = r.p.archive.log.end() - r.p.log.from
+	}
+	if r.p.ledger != nil {
+		err := eachLine(ctx, r.p.ledger, func(l []byte) error {
+			if skip > 0 {
+				skip--
+				return nil
+			}
+			return line(l)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return r.flush(ctx)
 }
 
 func (r *restore) line(ctx context.Context, line []byte) error {
@@ -439,7 +469,7 @@ func (r *restore) announce(ctx context.Context) error {
 		return errNotFresh
 	}
 	a := r.p.archive
-	note := rebirth{backup: a.id, broken: uint64(r.p.log.broken)}
+	note := rebirth{backup: a.id, broken: r.p.leftOut()}
 	sig := a.store.Sign(note.signed(a.head.store, head.Lines, head.Hash))
 	rec := audit.Record{Time: r.o.Now(), Event: audit.Restore, Key: audit.Owner, Via: "cli", N: len(r.p.Identities), Note: note.text(sig)}
 	return r.record(ctx, rec)
@@ -448,7 +478,7 @@ func (r *restore) announce(ctx context.Context) error {
 // rebirth is the note of the line of a restore.
 type rebirth struct {
 	backup [16]byte
-	broken uint64 // line, from 1, from which the older log was not taken over; 0: none
+	broken uint64 // line, from 1, from which the older log was not taken over; 0: none. Beyond its own place: the log had no beginning
 }
 
 const labelRebirth = "solekey/v1/restore\x00"

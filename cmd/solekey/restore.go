@@ -41,7 +41,8 @@ func restoreCommand(a *app) *cobra.Command {
 recovery key opens the backup and proves that it is yours: it is asked for
 hidden, or read from --recovery-key-file or --recovery-key-fd.
 
---ledger is the audit.jsonl of the lost machine, the newest copy you have.
+--ledger is the audit.jsonl of the lost machine, the newest copy you have; where
+the log is in several files, a directory with all that are left.
 Whatever it says was revoked, shredded or replaced after the backup is dead in
 the restored store before its first call. Without it restore lists every
 identity that lives again, and asks.
@@ -58,7 +59,7 @@ exits with 8 if the file is truncated, changed, out of order, mixed or forged.`,
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.into, "into", "", "data `DIR` to make (default that of this machine)")
-	fl.StringVar(&f.ledger, "ledger", "", "newest audit log `FILE` of the lost store")
+	fl.StringVar(&f.ledger, "ledger", "", "newest audit log `FILE` of the lost store, or a directory with all its files")
 	fl.BoolVar(&f.verify, "verify", false, "check the file and write nothing")
 	f.recovery.declare(fl)
 	fl.StringVar(&f.cells, "cells", "", "open with the root key and the vault.cells in this data `DIR`, without the recovery key")
@@ -287,13 +288,13 @@ func (a *app) plan(ctx context.Context, ar *vault.Archive, f restoreFlags) (*vau
 	if f.ledger == "" {
 		return ar.Plan(ctx, nil, a.now())
 	}
-	l, err := openInput(f.ledger)
+	l, err := openLedger(f.ledger)
 	if err != nil {
 		return nil, err
 	}
 	p, err := ar.Plan(ctx, l, a.now()) // the plan reads it again; it ends with the process
 	if err != nil {
-		_ = l.Close()
+		l.close()
 	}
 	return p, err
 }

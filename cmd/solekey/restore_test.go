@@ -174,3 +174,103 @@ func TestRestoreBesideEarlierFilesOfALog(t *testing.T) {
 	d.do(0, restore...)
 	d.do(0, "--home", "X", "audit", "verify")
 }
+
+// A ledger in several files closes what was revoked, whichever of its oldest
+// files are gone, and so does one beside a backup that has no beginning of the
+// log either. The control is a restore without it.
+func TestLedgerInSeveralFiles(t *testing.T) {
+	const limit = 3000
+	d := newKeptDesk(t)
+	d.do(0, "identity", "create", "gone")
+	d.do(0, "identity", "create", "stays")
+	d.lines(30, limit)
+	d.do(0, "backup", "whole.skb")
+	d.lines(30, limit)
+	beside := t.TempDir()
+	oldest := filepath.Join(d.store(), "audit-0.jsonl")
+	if err := os.Rename(oldest, filepath.Join(beside, "audit-0.jsonl")); err != nil {
+		t.Fatal(err)
+	}
+	d.do(0, "backup", "headless.skb")
+	d.do(0, "restore", "headless.skb", "--verify", "--recovery-key-file", "rec")
+	d.lines(30, limit)
+	d.do(0, "identity", "revoke", "gone", "--yes")
+	logs, err := bolt.LogFiles(d.store())
+	if err != nil {
+		t.Fatal(err)
+	}
+	copyTo := func(dir string, paths ...string) string {
+		t.Helper()
+		dir = filepath.Join(d.home, dir)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range paths {
+			b, err := os.ReadFile(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.write(filepath.Join(dir, filepath.Base(p)), string(b))
+		}
+		return dir
+	}
+	left := copyTo("left", logs...)
+	all := copyTo("all", append(logs, filepath.Join(beside, "audit-0.jsonl"))...)
+
+	for n, c := range []struct {
+		file, ledger string
+		status, log  string
+	}{
+		{"whole.skb", "", "active", "no gap"},
+		{"whole.skb", all, "revoked", "no gap"},
+		{"whole.skb", left, "revoked", "no gap"},
+		{"headless.skb", "", "active", "had been moved away"},
+		{"headless.skb", left, "revoked", "had been moved away"},
+		{"headless.skb", all, "revoked", "no gap"},
+	} {
+		to := fmt.Sprint("to", n)
+		args := []string{"restore", c.file, "--into", to, "--recovery-key-file", "rec", "--yes"}
+		if c.ledger != "" {
+			args = append(args, "--ledger", c.ledger)
+		}
+		d.do(0, args...)
+		if got := d.do(0, "--home", to, "identity", "list"); !strings.Contains(got, "gone   "+c.status) {
+			t.Errorf("%s with %q: %s, want gone %s", c.file, c.ledger, got, c.status)
+		}
+		if got := d.do(0, "--home", to, "audit", "verify"); !strings.Contains(got, c.log) {
+			t.Errorf("%s with %q: verify = %q, want %q", c.file, c.ledger, got, c.log)
+		}
+		d.do(0, "--home", to, "audit", "checkpoint")
+		if c.ledger == all || c.file == "whole.skb" && c.ledger == left { // every line is there, as it was
+			for _, line := range lastLines(t, logs) {
+				if got := d.do(0, "--home", to, "audit", "export", "--sealed"); !strings.Contains(got, line) {
+					t.Errorf("%s with %q lacks the line %s", c.file, c.ledger, line)
+				}
+			}
+		}
+	}
+	last := filepath.Join(left, "audit.jsonl")
+	if got := d.do(exitUsage, "restore", "whole.skb", "--into", "no", "--recovery-key-file", "rec", "--ledger", last); !strings.Contains(got, "files between are missing") {
+		t.Errorf("the last file alone = %q", got)
+	}
+	other := copyTo("other", last)
+	d.write(filepath.Join(other, filepath.Base(logs[len(logs)-2])), "{}\n")
+	d.run("", "restore", "whole.skb", "--into", "no", "--recovery-key-file", "rec", "--ledger", other)
+	if _, err := os.Stat("no"); err == nil {
+		t.Error("a ledger with a forged file is taken")
+	}
+}
+
+// lastLines returns the last line of each file.
+func lastLines(t *testing.T, paths []string) (out []string) {
+	t.Helper()
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		out = append(out, lines[len(lines)-1])
+	}
+	return out
+}
