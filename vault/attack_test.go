@@ -3,8 +3,10 @@ package vault_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -258,5 +260,43 @@ func TestFieldsThatNameSeedsNeverLeave(t *testing.T) {
 	wantWord(t, "Get of a seed field", err, vault.NotFound)
 	if s.Reveal() != "" {
 		t.Error("the seed left")
+	}
+}
+
+// The attack: whoever can write one line into the log, chained as it should
+// be, keeps every later backup from being restored, or leaves the restored
+// header no generation. Such a line is where the log is broken; the store comes
+// back, and verification says so.
+func TestHostileLineStopsNoRestore(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "a", identity.Grant{})
+	h.put(t, key.Identity(), secret("x", "value"))
+	begin := `"v":1,"t":"2026-11-23T14:05:32.000000Z","ev":"get","res":"allow","id":"` + key.Identity().String() + `","key":"00000000"`
+	for name, body := range map[string]string{
+		"a long line":           begin + `,"note":"` + strings.Repeat("x", storage.MaxBody) + `"}`,
+		"a blank in it":         " " + begin + "}",
+		"a second end":          begin + "}}",
+		"the last generation":   begin + `,"gen":18446744073709551615}`,
+		"the one before":        begin + `,"gen":18446744073709551614}`,
+		"control: nothing odd ": begin + `,"gen":2}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			kept := h.mem.lines
+			defer func() { h.mem.lines = kept }()
+			prev := sha256.Sum256(kept[len(kept)-1])
+			line := fmt.Appendf(nil, `{"seq":%d,"prev":"%x",%s`, len(kept), prev, body)
+			h.mem.lines = append(slices.Clone(kept), line)
+			to, _ := h.restore(t, h.backup(t), nil)
+			if got := word(to.Keeper, key, "x"); got != "value" {
+				t.Errorf("the restored key hears %q", got)
+			}
+			if _, err := to.Put(t.Context(), key.Identity(), secret("y", "z")); err != nil {
+				t.Errorf("Put: %v", err)
+			}
+			rep, err := to.VerifyAudit(t.Context())
+			if odd := !strings.HasPrefix(name, "control"); err != nil || odd == rep.OK() {
+				t.Errorf("VerifyAudit = %v, %v", rep.Problems, err)
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -57,7 +58,10 @@ func parseJSON(b []byte) (Record, error) {
 	var l line
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&l); err != nil || dec.More() {
+	if err := dec.Decode(&l); err != nil {
+		return Record{}, ErrMalformed
+	}
+	if _, err := dec.Token(); err != io.EOF { // More takes a closing bracket for an end
 		return Record{}, ErrMalformed
 	}
 	t, err := time.Parse(time.RFC3339, l.T)
