@@ -94,6 +94,9 @@ func OpenArchive(ctx context.Context, r io.ReadSeeker) (*Archive, error) {
 			return nil
 		},
 		keys: func(before chain, body []byte) error {
+			if len(a.keys) > len(a.done)/cellsPerFrame { // they are kept in memory, and nothing is proven yet
+				return refused(FaultForged)
+			}
 			a.keys = append(a.keys, sealedKeys{before, bytes.Clone(body)})
 			return nil
 		},

@@ -172,6 +172,10 @@ func TestForgedBackupIsRefused(t *testing.T) {
 	if _, err := a.Plan(t.Context(), nil, h.clock); err == nil {
 		t.Error("a backup that was not opened gives a plan")
 	}
+	keys := slices.IndexFunc(resigned, func(f skbFrame) bool { return f.kind == 5 })
+	many := slices.Insert(slices.Clone(resigned), keys, resigned[keys])
+	wantFault(t, "more frames of keys than its identities need", joinFrames(many, signer), vault.FaultForged)
+
 	other := newHouse(t)
 	b, err := vault.OpenArchive(t.Context(), bytes.NewReader(one))
 	if err != nil {
