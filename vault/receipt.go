@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/solekey/solekey/identity"
@@ -70,8 +71,8 @@ type ReceiptLabel struct {
 }
 
 // ReceiptAudit says which lines of the audit log the receipt counts, and
-// whether they are all there are: the log verifies, and no line of the
-// identity was in a file that was moved away.
+// whether they are all there are: the log verifies, no line of the identity was
+// in a file that was moved away, and none was lost in a restore.
 type ReceiptAudit struct {
 	From     uint64 `json:"from"`
 	To       uint64 `json:"to"`
@@ -186,6 +187,7 @@ type tally struct {
 	last     *used
 	from, to uint64 // the lines that were read
 	head     [sha256.Size]byte
+	closed   bool // a line closed keys of it
 	whole    bool // the log is verified to its end, from the creation of the identity on at least
 }
 
@@ -193,17 +195,28 @@ type tally struct {
 // there are any.
 func (k *Keeper) tally(ctx context.Context, id identity.ID, keys map[string]bool) (tally, error) {
 	t := newTally()
-	born := false
+	born, lossy, lost := false, false, false
 	rep, err := audit.VerifyAgainst(ctx, k.backend, audit.Outside{From: audit.AnyFirst}, func(_ int, r audit.Record) {
 		t.to = r.Seq
 		born = born || r.Identity == id && r.Event == audit.Create && !r.Denied
+		if r.Event == audit.Restore && r.Identity.IsZero() {
+			lossy = losesLines(r)
+		}
+		lost = lost || lossy && r.Event == audit.Restore && r.Identity == id
 		if r.Identity == id && r.Key != audit.Owner && (keys == nil || keys[r.Key]) {
 			t.add(r)
 		}
 	})
 	t.from, t.head = rep.First, rep.Head
-	t.whole = err == nil && rep.OK() && (rep.First == 0 || born)
+	t.whole = err == nil && rep.OK() && (rep.First == 0 || born) && !lost
 	return t, err
+}
+
+// losesLines reports whether lines may be missing before the line of a restore:
+// those after the backup, without a ledger, and those that were left out.
+func losesLines(r audit.Record) bool {
+	words := strings.Fields(r.Note)
+	return r.From != fromLedger || len(words) != 3 || words[1] != "0"
 }
 
 func newTally() tally {

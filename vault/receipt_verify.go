@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/internal/seal"
@@ -25,11 +27,15 @@ var (
 	ErrForged = errors.New("the signature does not fit")
 	// ErrMiscounted reports a receipt that says something else than the log.
 	ErrMiscounted = errors.New("the audit log counts otherwise")
+	// ErrUncountable reports a receipt over lines of the log that were moved
+	// away.
+	ErrUncountable = errors.New("it cannot be counted again: earlier files of the audit log were moved away")
 )
 
 // ParseReceipt reads a receipt. White space between its parts does not count;
 // apart from that it refuses whatever would not be written so, as what a
-// signature covers must not be read in two ways.
+// signature covers must not be read in two ways. Its texts but the reason are
+// plain ASCII, so that showing one cannot talk to a terminal.
 func ParseReceipt(b []byte) (Receipt, error) {
 	var r Receipt
 	dec := json.NewDecoder(bytes.NewReader(b))
@@ -42,7 +48,20 @@ func ParseReceipt(b []byte) (Receipt, error) {
 	if err != nil || json.Compact(&got, b) != nil || !bytes.Equal(got.Bytes(), want) {
 		return Receipt{}, ErrMalformedReceipt
 	}
+	if !r.plain() {
+		return Receipt{}, ErrMalformedReceipt
+	}
 	return r, nil
+}
+
+// plain reports whether all texts but the reason are printable ASCII.
+func (r *Receipt) plain() bool {
+	texts := append([]string{r.ID, r.Store, r.Identity.ID, r.Identity.Name, r.Action, r.Erasure, r.Heir, r.Audit.Head}, r.Keys...)
+	for _, l := range slices.Concat(r.Revealed, r.Codes) {
+		texts = append(texts, l.Label, l.RotateURL)
+	}
+	odd := func(c rune) bool { return c < ' ' || c > '~' }
+	return !slices.ContainsFunc(texts, func(s string) bool { return strings.ContainsFunc(s, odd) })
 }
 
 // Verify checks the signature against pub, the audit public key of the store,
@@ -72,7 +91,8 @@ func (k *Keeper) AuditPublic(ctx context.Context) ([]byte, error) {
 
 // Recount counts once more, from the audit log up to the line that r names,
 // what was given out. It works after a shred as well. Its error wraps
-// [ErrMiscounted], unless the log cannot be read.
+// [ErrMiscounted], [ErrUncountable] if the lines are not all here any more, or
+// that of reading the log.
 func (k *Keeper) Recount(ctx context.Context, r Receipt) error {
 	st, err := k.open(ctx, 0)
 	if err != nil {
@@ -87,22 +107,49 @@ func (k *Keeper) Recount(ctx context.Context, r Receipt) error {
 		return err
 	}
 	named := make(map[audit.Tag]bool)
-	for _, l := range append(r.Revealed[:len(r.Revealed):len(r.Revealed)], r.Codes...) {
-		tag := audit.Tag(st.Tag(id, l.Label))
-		named[tag] = true
-		u := t.labels[tag]
-		if u == nil || l.Times != u.reads && l.Times != u.codes || l.Version != u.version || !l.FirstAt.Equal(u.first) || !l.LastAt.Equal(u.last) {
-			return fmt.Errorf("%w: %s", ErrMiscounted, l.Label)
+	for _, l := range r.Revealed {
+		if err := t.recount(st, id, l, named, func(u *used) bool { return u.reads > 0 && l.Times == u.reads }); err != nil {
+			return err
 		}
 	}
-	for tag := range t.labels {
-		if !named[tag] {
-			return fmt.Errorf("%w: it leaves out a label that was given out", ErrMiscounted)
+	for _, l := range r.Codes {
+		if err := t.recount(st, id, l, named, func(u *used) bool { return u.reads == 0 && l.Times == u.codes }); err != nil {
+			return err
 		}
 	}
-	if r.Counts.Revealed != len(r.Revealed) || r.Counts.Codes != len(r.Codes) || r.Counts.Denied != t.denied {
+	c := r.Counts
+	switch {
+	case len(named) != len(t.labels):
+		return fmt.Errorf("%w: it leaves out a label that was given out", ErrMiscounted)
+	case c.Revealed != len(r.Revealed) || c.Codes != len(r.Codes) || c.Denied != t.denied || c.Labels != c.Revealed+c.Codes+c.Untouched:
 		return fmt.Errorf("%w: its sums are wrong", ErrMiscounted)
+	case r.Audit.Complete && !t.closed:
+		return fmt.Errorf("%w: it ends before the line that closed the keys", ErrMiscounted)
 	}
+	return nil
+}
+
+// closedBy reports whether a line closed what the receipt says is closed.
+func (r *Receipt) closedBy(rec audit.Record, keys map[string]bool) bool {
+	switch rec.Event {
+	case audit.Revoke, audit.Shred:
+		return true
+	case audit.Restore:
+		return rec.Note != ""
+	case audit.KeyRevoke, audit.Rotate:
+		return r.Action == "key-revoke" && (rec.Slot == "" || keys[rec.Slot]) || strings.HasPrefix(rec.Note, noteLeaked)
+	}
+	return false
+}
+
+// recount compares what a receipt says of one label, and notes that it does.
+func (t *tally) recount(st *store, id identity.ID, l ReceiptLabel, named map[audit.Tag]bool, class func(*used) bool) error {
+	tag := audit.Tag(st.Tag(id, l.Label))
+	u := t.labels[tag]
+	if u == nil || named[tag] || !class(u) || l.Version != u.version || !l.FirstAt.Equal(u.first) || !l.LastAt.Equal(u.last) {
+		return fmt.Errorf("%w: %q", ErrMiscounted, l.Label)
+	}
+	named[tag] = true
 	return nil
 }
 
@@ -113,6 +160,7 @@ func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally,
 		keys[key] = true
 	}
 	t := newTally()
+	first, born := true, false
 	for raw, err := range k.backend.Lines(ctx) {
 		if err != nil {
 			return t, fmt.Errorf("reading the audit log: %w", err)
@@ -120,6 +168,13 @@ func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally,
 		rec, err := audit.Parse(raw)
 		if err != nil {
 			return t, fmt.Errorf("reading the audit log: %w", err)
+		}
+		if first {
+			t.from, first = rec.Seq, false
+		}
+		if rec.Identity == id && !rec.Denied {
+			born = born || rec.Event == audit.Create
+			t.closed = t.closed || r.closedBy(rec, keys)
 		}
 		if rec.Identity == id && rec.Key != audit.Owner && (r.Action != "key-revoke" || keys[rec.Key]) {
 			t.add(rec)
@@ -129,7 +184,13 @@ func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally,
 			if fmt.Sprintf("%x", t.head) != r.Audit.Head {
 				return t, fmt.Errorf("%w: the line that it ends with is another one", ErrMiscounted)
 			}
+			if t.from > r.Audit.From && !born {
+				return t, ErrUncountable
+			}
 			return t, nil
+		}
+		if rec.Seq > r.Audit.To && t.from > r.Audit.To {
+			return t, ErrUncountable
 		}
 	}
 	return t, fmt.Errorf("%w: the log ends before it", ErrMiscounted)

@@ -471,9 +471,18 @@ func (r *restore) announce(ctx context.Context) error {
 	a := r.p.archive
 	note := rebirth{backup: a.id, broken: r.p.leftOut()}
 	sig := a.store.Sign(note.signed(a.head.store, head.Lines, head.Hash))
-	rec := audit.Record{Time: r.o.Now(), Event: audit.Restore, Key: audit.Owner, Via: "cli", N: len(r.p.Identities), Note: note.text(sig)}
+	rec := audit.Record{Time: r.o.Now(), Event: audit.Restore, Key: audit.Owner, Via: "cli", From: fromBackup, N: len(r.p.Identities), Note: note.text(sig)}
+	if r.p.ledger != nil {
+		rec.From = fromLedger
+	}
 	return r.record(ctx, rec)
 }
+
+// Where the log of a restored store came from.
+const (
+	fromBackup = "backup" // what was written after it is lost
+	fromLedger = "ledger"
+)
 
 // rebirth is the note of the line of a restore.
 type rebirth struct {

@@ -108,6 +108,11 @@ func writeReceipt(path string, rec vault.Receipt) error {
 }
 
 func (a *app) printReceipt(rec vault.Receipt, i vault.Info, path string) {
+	a.printSealed(rec, i, path, "signed")
+}
+
+// printSealed prints a receipt with a word about its signature.
+func (a *app) printSealed(rec vault.Receipt, i vault.Info, path, signed string) {
 	if a.conf.quiet {
 		return
 	}
@@ -139,7 +144,7 @@ func (a *app) printReceipt(rec vault.Receipt, i vault.Info, path string) {
 		if !rec.Audit.Complete {
 			audit = "the audit log is not complete, so neither is this list"
 		}
-		fmt.Fprintf(a.stdout, "receipt   %s (signed; %s)\n", tilde(path), audit)
+		fmt.Fprintf(a.stdout, "receipt   %s (%s; %s)\n", tilde(path), signed, audit)
 	}
 }
 

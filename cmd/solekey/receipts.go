@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -76,6 +77,23 @@ func receiptList(a *app) *cobra.Command {
 	}
 }
 
+// filesIn returns the paths in dir whose names begin and end so, sorted. The
+// directory may be missing. A pattern would take characters of its path for
+// its own.
+func filesIn(dir, prefix, suffix string) ([]string, error) {
+	all, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out []string
+	for _, e := range all {
+		if name := e.Name(); strings.HasPrefix(name, prefix) && strings.HasSuffix(name, suffix) {
+			out = append(out, filepath.Join(dir, name))
+		}
+	}
+	return out, nil
+}
+
 // keptRow is one receipt in JSON.
 type keptRow struct {
 	Receipt  string `json:"receipt"`
@@ -91,7 +109,7 @@ func (a *app) listReceipts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := filepath.Glob(filepath.Join(dir, receiptDir, "*.json"))
+	files, err := filesIn(filepath.Join(dir, receiptDir), "", ".json")
 	if err != nil {
 		return err
 	}
@@ -134,14 +152,14 @@ func receiptShow(a *app) *cobra.Command {
 		Use: "show FILE", Short: "Show what closed keys were given",
 		Long: `Show a receipt: what its keys were given, and where that is rotated. FILE is a
 path, or a name that "receipt list" shows. It names labels: treat it as
-internal. The signature is checked by "receipt verify".`,
+internal. "receipt verify" also counts again.`,
 		Example: "  solekey receipt show 2026-11-23-old-bot",
 		Args:    usageArgs(cobra.ExactArgs(1)),
-		RunE:    func(_ *cobra.Command, args []string) error { return a.showReceipt(args[0]) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.showReceipt(cmd.Context(), args[0]) },
 	}
 }
 
-func (a *app) showReceipt(arg string) error {
+func (a *app) showReceipt(ctx context.Context, arg string) error {
 	f, err := a.receipt(arg)
 	if err != nil {
 		return err
@@ -168,8 +186,20 @@ func (a *app) showReceipt(arg string) error {
 			shown.Slots = append(shown.Slots, vault.SlotInfo{ID: id})
 		}
 	}
-	a.printReceipt(rec, shown, f.path)
+	a.printSealed(rec, shown, f.path, a.signature(ctx, rec))
 	return nil
+}
+
+// signature says what is known of the signature of a receipt.
+func (a *app) signature(ctx context.Context, rec vault.Receipt) string {
+	pub, err := a.auditKey(ctx, "")
+	switch {
+	case err != nil:
+		return "signature not checked"
+	case rec.Verify(pub) != nil:
+		return "NOT SIGNED by this store, or changed"
+	}
+	return "signed"
 }
 
 func receiptVerify(a *app) *cobra.Command {
@@ -250,6 +280,9 @@ func (a *app) recount(ctx context.Context, rec vault.Receipt) error {
 	}
 	defer k.Close()
 	err = k.Recount(ctx, rec)
+	if errors.Is(err, vault.ErrUncountable) {
+		return failf(exitUnavailable, "the signature fits, but %v", err).hint("put the files back into the data directory", "solekey receipt verify FILE --pub KEY     (the signature alone)")
+	}
 	if errors.Is(err, vault.ErrMiscounted) {
 		return failf(exitFindings, "the signature fits, but %v", err).hint("solekey audit verify")
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -99,7 +98,7 @@ func (a *app) clearRootText() error {
 	if err != nil {
 		return err
 	}
-	left, err := filepath.Glob(filepath.Join(dir, ".new-*"))
+	left, err := filesIn(dir, ".new-", "")
 	if err != nil {
 		return err
 	}
