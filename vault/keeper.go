@@ -129,6 +129,9 @@ func (k *Keeper) readStoreOnce(ctx context.Context) (*store, error) {
 	}
 	st := &store{Store: root.r().Store(), root: root.r()}
 	if st.record, err = st.OpenStoreRecord(res.Meta); err != nil {
+		if _, epoch, peekErr := seal.Peek(res.Meta); peekErr == nil && !root.r().Has(epoch) {
+			return nil, &Refusal{Word: Unavailable, Message: errOlderRoot.Message, Hint: errOlderRoot.Hint, cause: err}
+		}
 		return nil, fmt.Errorf("opening store record: %w", err)
 	}
 	if st.decoy, err = newDecoy(st.Store); err != nil {
@@ -136,6 +139,8 @@ func (k *Keeper) readStoreOnce(ctx context.Context) (*store, error) {
 	}
 	return st, nil
 }
+
+var errOlderRoot = refuse(Unavailable, "The root secret that this directory is sealed under is gone: the one at hand is of the same store, and younger or older.", "Restore the newest backup, which carries its root secret.")
 
 var errForeignRoot = refuse(Unavailable, "The root secret belongs to another store.", "Put the root secret of this store back, then repeat the command.")
 

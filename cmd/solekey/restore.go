@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -129,100 +128,6 @@ func (a *app) faulty(path string, f restoreFlags, fault vault.Fault) error {
 	return reported{exit: exitFindings}
 }
 
-// verifyResult is what restore --verify says with --json.
-type verifyResult struct {
-	OK          bool   `json:"ok"`
-	Backup      string `json:"backup"`
-	StoreID     string `json:"store_id"`
-	Fingerprint string `json:"fingerprint"`
-	Created     string `json:"created"`
-	Bytes       int64  `json:"bytes"`
-	Identities  int    `json:"identities"`
-	Records     int    `json:"records"`
-	Lines       int    `json:"audit_records"`
-	Head        string `json:"head"`
-	Proven      string `json:"proven_by"` // recovery_key, root_key or nothing
-	Damaged     int    `json:"damaged"`
-}
-
-// verifyBackup checks a file as far as what is at hand allows: with the
-// recovery key, or the root and cells, down to every record.
-func (a *app) verifyBackup(ctx context.Context, path string, ar *vault.Archive, f restoreFlags) error {
-	in := ar.Info()
-	out := verifyResult{
-		Backup: in.ID, StoreID: in.Store.String(), Fingerprint: in.Fingerprint.String(), Created: at(in.Created), Bytes: in.Bytes,
-		Identities: in.Identities, Records: in.Records, Lines: in.Lines, Head: hex.EncodeToString(in.Head[:]), Proven: "nothing",
-	}
-	have, err := a.rootHere(in.Store)
-	if err != nil {
-		return err
-	}
-	if !have.IsZero() {
-		if !ar.SignedBy(have) {
-			return a.faulty(path, f, vault.FaultForged)
-		}
-		out.Proven = "root_key"
-	}
-	if f.recovery.given() || f.cells != "" {
-		done, err := a.openArchive(ctx, ar, f)
-		if fault, ok := errors.AsType[vault.Fault](err); ok {
-			return a.faulty(path, f, fault)
-		}
-		if err != nil {
-			return err
-		}
-		defer done()
-		p, err := a.plan(ctx, ar, f)
-		if err != nil {
-			return err
-		}
-		out.Damaged = damaged(p)
-		if f.recovery.given() {
-			out.Proven = "recovery_key"
-		}
-	}
-	out.OK = out.Damaged == 0 && in.LogBroken == 0
-	return a.verifyDone(out, in)
-}
-
-func (a *app) verifyDone(out verifyResult, in vault.ArchiveInfo) error {
-	if a.conf.asJSON {
-		if err := a.writeJSON(out); err != nil {
-			return err
-		}
-	}
-	holds := fmt.Sprintf("%s, %s, %s, %s", size(out.Bytes), count(out.Identities, "identity"), count(out.Records, "record"), count(out.Lines, "audit line"))
-	word := map[bool]string{true: "ok", false: "fail"}[out.OK]
-	a.row(word, "", holds+"; whole, in order, made "+out.Created+" by store "+out.StoreID[:8])
-	if out.Damaged > 0 {
-		a.row("fail", "", countIs(out.Damaged, "identity")+" damaged: so they were when the backup was made")
-	}
-	if in.LogBroken > 0 {
-		a.row("fail", "", fmt.Sprintf("the audit log does not continue at line %d: so it was when the backup was made", in.LogBroken))
-	}
-	switch out.Proven {
-	case "nothing":
-		a.warn("that this store is yours is not proven: its root key is not on this machine; --recovery-key-file proves it")
-	case "root_key":
-		a.row("ok", "", "signed by the store of this machine")
-	default:
-		a.row("ok", "", "signed by the store of this recovery key, and every record belongs to its vault")
-	}
-	if !out.OK {
-		return reported{exit: exitFindings}
-	}
-	return nil
-}
-
-func damaged(p *vault.Plan) (n int) {
-	for _, i := range p.Identities {
-		if i.Damaged {
-			n++
-		}
-	}
-	return n
-}
-
 // rootHere returns the root of a store if it is on this machine.
 func (a *app) rootHere(store identity.ID) (vault.Root, error) {
 	ring, err := a.ring()
@@ -338,7 +243,13 @@ func (a *app) restoreFrom(ctx context.Context, ar *vault.Archive, f restoreFlags
 		return notFinished(err, dir)
 	}
 	bar.end()
-	return a.restored(dir, ar, p)
+	if err := a.restored(dir, ar, p); err != nil {
+		return err
+	}
+	if m.shared {
+		a.say("the root key was here already: if another copy of this store is in use, it shares it; give one of the two up")
+	}
+	return nil
 }
 
 func foreignHint(err error) error {
@@ -391,6 +302,36 @@ func nameOf(i vault.Planned) string {
 		return i.ID.String()[:8]
 	}
 	return i.Name
+}
+
+// rootToSource prepares putting the root where this machine looks for it.
+// What is there of a younger epoch stays, as a store that it opens may be
+// here too.
+func (a *app) rootToSource(m *restoration, where keyring.Where) error {
+	ring, err := a.ring()
+	if err != nil {
+		return err
+	}
+	have, err := a.rootHere(m.ar.Info().Store)
+	if err != nil {
+		return err
+	}
+	root, err := m.ar.Root(have)
+	if err != nil {
+		return err
+	}
+	m.shared = !have.IsZero()
+	m.putRoot = func() error {
+		if !have.IsZero() && root.Reveal() == have.Reveal() {
+			return nil
+		}
+		_, err := ring.Set(keyring.Root, root.StoreID().String(), root.Reveal(), where)
+		if err != nil {
+			return fmt.Errorf("storing the root key: %w", err)
+		}
+		return nil
+	}
+	return nil
 }
 
 // restoreResult is what restore says with --json.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/solekey/solekey/internal/keyring"
 	"github.com/solekey/solekey/vault"
 	"github.com/solekey/solekey/vault/storage"
 	"github.com/solekey/solekey/vault/storage/bolt"
@@ -21,35 +20,6 @@ import (
 // record, marker gone. Until the store record stands nobody can open the
 // directory, and running restore again clears it and starts over.
 
-// rootToSource prepares putting the root where this machine looks for it.
-// What is there of a younger epoch stays, as a store that it opens may be
-// here too.
-func (a *app) rootToSource(m *restoration, where keyring.Where) error {
-	ring, err := a.ring()
-	if err != nil {
-		return err
-	}
-	have, err := a.rootHere(m.ar.Info().Store)
-	if err != nil {
-		return err
-	}
-	root, err := m.ar.Root(have)
-	if err != nil {
-		return err
-	}
-	m.putRoot = func() error {
-		if !have.IsZero() && root.Reveal() == have.Reveal() {
-			return nil
-		}
-		_, err := ring.Set(keyring.Root, root.StoreID().String(), root.Reveal(), where)
-		if err != nil {
-			return fmt.Errorf("storing the root key: %w", err)
-		}
-		return nil
-	}
-	return nil
-}
-
 // restoration is the part of a restore that writes.
 type restoration struct {
 	dir      string
@@ -58,6 +28,7 @@ type restoration struct {
 	now      func() time.Time
 	progress func(done, total int)
 	putRoot  func() error
+	shared   bool // the root key was here already
 	create   func(dir string) (storage.Backend, error)
 }
 

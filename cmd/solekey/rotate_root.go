@@ -9,8 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/internal/keyring"
 	"github.com/solekey/solekey/vault"
+	"github.com/solekey/solekey/vault/storage/bolt"
 )
 
 func rootCommand(a *app) *cobra.Command {
@@ -26,7 +28,9 @@ cannot open reads the root key again. The older root key is removed when
 nothing is sealed under it any more. It needs no key of an identity.
 
 An older copy of the database opens with the older root key only, which is
-nowhere after this, unless a backup carries it: copy the data directory anew.
+nowhere after this, unless a backup carries it: copy the data directory anew. A
+directory that was restored beside the store shares its root key: while a
+profile or the default place leads to such a copy, nothing is rotated.
 A rotation that was interrupted is finished by running it again.`,
 		Example: "  solekey root rotate",
 		Args:    usageArgs(cobra.NoArgs),
@@ -46,6 +50,9 @@ func (a *app) rotateRoot(ctx context.Context) error {
 	defer unlock()
 	ring, err := a.ring()
 	if err != nil {
+		return err
+	}
+	if err := a.noCopies(ctx); err != nil {
 		return err
 	}
 	k, err := a.patient(ctx)
@@ -89,6 +96,54 @@ func (a *app) rotateRoot(ctx context.Context) error {
 	}
 	a.say("copies of the data directory from before do not open with this root key: make new ones")
 	return nil
+}
+
+// noCopies refuses while another directory that this machine knows holds the
+// same store, as after a restore beside it: they share one root key, and
+// nothing would open the other any more.
+func (a *app) noCopies(ctx context.Context) error {
+	dir, err := a.storeDir()
+	if err != nil {
+		return err
+	}
+	id := storeAt(ctx, dir)
+	if id.IsZero() {
+		return nil // opening it says why
+	}
+	here, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	others := []string{a.conf.envHome, a.conf.dataBase}
+	all, err := a.profiles()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		others = append(others, p.Store)
+	}
+	for _, other := range others {
+		if there, err := os.Stat(other); err == nil && !os.SameFile(here, there) && storeAt(ctx, other) == id {
+			return failf(exitExists, "%s holds a copy of the same store, which nothing would open after this", tilde(other)).
+				hint("rm -r "+dir+"     (to give up the one that you do not need)", "rm -r "+other)
+		}
+	}
+	return nil
+}
+
+// storeAt returns the ID of the store in dir, the zero ID if there is none or
+// it cannot be read.
+func storeAt(ctx context.Context, dir string) identity.ID {
+	b, err := bolt.Open(dir, bolt.Options{})
+	if err != nil {
+		return identity.ID{}
+	}
+	defer b.Close()
+	id, err := vault.StoreIn(ctx, b)
+	if err != nil {
+		return identity.ID{}
+	}
+	return id
 }
 
 // clearRootText removes what a run that was killed while it wrote root text
