@@ -65,8 +65,10 @@ func (w *view) info() Info {
 }
 
 // Find returns the identity with this name, or with this ID in hex. Among
-// several of one name the active one counts; two active ones are refused, and
-// are told apart by their IDs. One that is pending has no name yet.
+// several of one name the active one counts; without one that whose rotation
+// after a leak is not finished, as its heir was revoked meanwhile; then one that
+// is no such heir. Others are refused, and are told apart by their IDs. One that
+// is pending has no name yet.
 func (k *Keeper) Find(ctx context.Context, name string) (Info, error) {
 	all, err := k.Identities(ctx)
 	if err != nil {
@@ -96,14 +98,23 @@ func (k *Keeper) Find(ctx context.Context, name string) (Info, error) {
 	case 1:
 		return found[0], nil
 	}
-	var active []Info
-	for _, i := range found {
-		if i.Status == identity.Active {
-			active = append(active, i)
+	for _, counts := range []func(Info) bool{
+		func(i Info) bool { return i.Status == identity.Active },
+		func(i Info) bool { return !i.Heir.IsZero() },
+		func(i Info) bool { return i.Replaces.IsZero() },
+	} {
+		var of []Info
+		for _, i := range found {
+			if counts(i) {
+				of = append(of, i)
+			}
+		}
+		if len(of) == 1 {
+			return of[0], nil
+		}
+		if len(of) > 1 {
+			break
 		}
 	}
-	if len(active) == 1 {
-		return active[0], nil
-	}
-	return Info{}, refuse(Conflict, fmt.Sprintf("%d identities are named %s.", len(found), name), fmt.Sprintf("Use an ID, such as %s.", found[0].ID))
+	return Info{}, refuse(BadRequest, fmt.Sprintf("%d identities are named %s.", len(found), name), fmt.Sprintf("Use an ID, such as %s.", found[0].ID))
 }

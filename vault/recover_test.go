@@ -505,3 +505,51 @@ func TestForgedTombstoneErasesNothing(t *testing.T) {
 		t.Errorf("Get = %q", got)
 	}
 }
+
+// A replacement that is cut off once the heir is active, and the heir revoked
+// by another command: the name leads to what is to be finished, and finishing
+// it loses nothing.
+func TestRevokedHeirKeepsItsNameUsable(t *testing.T) {
+	h := newHouse(t)
+	old := h.create(t, "ci", identity.Grant{})
+	h.put(t, old.Identity(), secret("a", "1"))
+	stop := errors.New("cut off")
+	_, err := h.Replace(t.Context(), old.Identity(), old, vault.Replacement{Hand: func(identity.Key) error { return nil }, Keep: func(vault.Receipt) error { return stop }})
+	if !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	heir, err := h.Find(t.Context(), "ci")
+	if err != nil || heir.Replaces != old.Identity() || heir.Status != identity.Active {
+		t.Fatalf("Find = %+v, %v, want the heir", heir, err)
+	}
+	if _, err := h.Revoke(t.Context(), heir.ID, vault.Revocation{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, proof := range map[string]identity.Key{"the leaked key": old, "the recovery key": h.birth.Recovery} {
+		t.Run(name, func(t *testing.T) {
+			c := &house{mem: h.mem.clone(), root: h.root, birth: h.birth, clock: h.clock}
+			c.Keeper = c.keeper(c.mem)
+			i, err := c.Find(t.Context(), "ci")
+			if err != nil || i.ID != old.Identity() {
+				t.Fatalf("Find = %v, %v, want the replaced identity", i.ID, err)
+			}
+			var key identity.Key
+			if _, err := c.Replace(t.Context(), i.ID, proof, vault.Replacement{Hand: func(k identity.Key) error { key = k; return nil }}); err != nil {
+				t.Fatal(err)
+			}
+			if i, err = c.Find(t.Context(), "ci"); err != nil || i.ID != key.Identity() {
+				t.Errorf("Find = %v, %v, want the new heir", i.ID, err)
+			}
+			if got := word(c.Keeper, key, "a"); got != "1" {
+				t.Errorf("the new key hears %q", got)
+			}
+			if _, err := c.Revoke(t.Context(), key.Identity(), vault.Revocation{}); err != nil {
+				t.Fatal(err)
+			}
+			if i, err = c.Find(t.Context(), "ci"); err != nil || i.ID != key.Identity() {
+				t.Errorf("Find = %v, %v, want the new heir, which is revoked too", i.ID, err)
+			}
+			c.wantVerified(t)
+		})
+	}
+}

@@ -33,7 +33,7 @@ func (a *app) rotateLeaked(ctx context.Context, name string, f rotateFlags) erro
 	if err != nil {
 		return err
 	}
-	finishing := !i.Replaces.IsZero() || !proof.key.IsZero() && proof.key.Identity() == i.Heir
+	finishing := handedOver(i) || !proof.key.IsZero() && proof.key.Identity() == i.Heir
 	var dest keyDest
 	if !finishing {
 		if dest, err = a.heirDest(dir, i, proof, f.printKey); err != nil {
@@ -48,6 +48,10 @@ func (a *app) rotateLeaked(ctx context.Context, name string, f rotateFlags) erro
 	return a.replace(ctx, k, dir, i, proof.key, dest, f)
 }
 
+// handedOver reports an heir whose key is with its holder, so that no other is
+// made. One that was revoked since is replaced like any identity.
+func handedOver(i vault.Info) bool { return !i.Replaces.IsZero() && i.Status == identity.Active }
+
 // leakProof returns the key that opens the old vault, or the heir's, which a
 // run before has handed over. What is past that needs none.
 func (a *app) leakProof(ctx context.Context, i vault.Info, name string, f rotateFlags) (intake, error) {
@@ -55,7 +59,7 @@ func (a *app) leakProof(ctx context.Context, i vault.Info, name string, f rotate
 		key, err := a.recoveryKey(ctx, f.recovery)
 		return intake{key: key, from: "the recovery key"}, err
 	}
-	if !i.Replaces.IsZero() {
+	if handedOver(i) {
 		return intake{}, nil
 	}
 	in, err := a.proof(f.key, i.ID, name)
