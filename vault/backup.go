@@ -208,6 +208,9 @@ func (b *backup) tryIdentity(ctx context.Context, id identity.ID) (records uint6
 		return 0, err
 	}
 	shut := err != nil
+	if !shut && b.k.payOwed(ctx, w) {
+		return 0, storage.ErrConflict // it is another revision now
+	}
 	// What load saw may be what it made of it, as a shred that it finished.
 	res, err := b.k.backend.Get(ctx, id)
 	if err != nil {

@@ -289,3 +289,57 @@ func TestRestoreWantsAFreshEngine(t *testing.T) {
 		t.Error("a plan prints a value")
 	}
 }
+
+// What was closed while the log could not be written is in no line: a restore
+// of an older backup with the newest log brought it back, and asked nothing.
+// The owner's next listing, or backup, writes what is owed.
+func TestOwedLineIsWrittenForTheLedger(t *testing.T) {
+	for name, look := range map[string]func(*house, *testing.T){
+		"a listing": func(h *house, t *testing.T) {
+			if _, err := h.Identities(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a backup": func(h *house, t *testing.T) { h.backup(t) },
+		"a root rotation": func(h *house, t *testing.T) {
+			if _, err := h.RotateRoot(t.Context(), func(r vault.Root) error { h.root = r; return nil }); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			revoked, shredded := h.create(t, "revoked", identity.Grant{}), h.create(t, "shredded", identity.Grant{})
+			for _, key := range []identity.Key{revoked, shredded} {
+				h.put(t, key.Identity(), secret("x", "value"))
+			}
+			file := h.backup(t)
+			h.mem.appendErr = errors.New("no space left")
+			for _, key := range []identity.Key{revoked, shredded} {
+				if _, err := h.Revoke(t.Context(), key.Identity(), vault.Revocation{Shred: key.Identity() == shredded.Identity()}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.mem.appendErr = nil
+			h.wantVerified(t)
+			hear := func(to *house) (out []string) {
+				return []string{word(to.Keeper, revoked, "x"), word(to.Keeper, shredded, "x")}
+			}
+			to, _ := h.restore(t, file, h.ledger())
+			if got := hear(to); !slices.Equal(got, []string{"value", "value"}) {
+				t.Fatalf("control: with a log that lacks the lines the keys hear %v", got)
+			}
+			look(h, t)
+			h.wantVerified(t)
+			lines := len(h.mem.lines)
+			if _, err := h.Identities(t.Context()); err != nil || len(h.mem.lines) != lines {
+				t.Errorf("what is owed is written twice: %v", err)
+			}
+			to, _ = h.restore(t, file, h.ledger())
+			if got := hear(to); !slices.Equal(got, []string{"revoked", "revoked"}) {
+				t.Errorf("after a restore the keys hear %v", got)
+			}
+			to.wantVerified(t)
+		})
+	}
+}

@@ -183,16 +183,46 @@ const noteOwed = "owed"
 
 // owed returns the line that an earlier change of w could not write.
 func owed(w *view, now time.Time) []audit.Record {
-	if w.head.Flags&seal.FlagAuditOwed == 0 {
+	if !w.owes() {
 		return nil
 	}
 	rec := audit.Record{Time: now, Event: audit.Note, Identity: w.id, Key: audit.Owner, Via: "cli", Note: noteOwed}
+	if w.tomb != nil {
+		rec.Event = audit.Shred
+		return []audit.Record{rec}
+	}
 	for ev, op := range owedOps {
 		if op == w.head.LastOp {
 			rec.Event = ev
 		}
 	}
 	return []audit.Record{rec}
+}
+
+// owes reports that a line of w could not be written.
+func (w *view) owes() bool {
+	return w.head != nil && w.head.Flags&seal.FlagAuditOwed != 0 || w.tomb != nil && w.tomb.AuditOwed
+}
+
+// payOwed writes the line that w owes, as soon as the log takes lines again:
+// only that line tells a restore of an older backup what was closed. Listings
+// and backups try it; verification does not, as that only reads. It reports
+// whether it wrote; w is of no use then.
+func (k *Keeper) payOwed(ctx context.Context, w *view) bool {
+	if !w.owes() {
+		return false
+	}
+	c := change{event: audit.Note, note: "what was owed is written"}
+	rec := c.record(w.id, k.now())
+	b, recs, err := k.sealAgain(w, &c, &rec)
+	if err != nil || k.append(ctx, append(recs, rec)...) != nil {
+		return false // as long as the log takes no line
+	}
+	if w.rev, err = k.backend.Commit(ctx, w.id, w.rev, b); err != nil {
+		return true
+	}
+	_ = k.settle(ctx, w) // what was closed was settled when it was
+	return true
 }
 
 // settle makes one more tiny commit, so that a fall-back of the engine to the

@@ -48,7 +48,9 @@ func (k *Keeper) describe(ctx context.Context, it storage.Ident) (Info, error) {
 		return Info{}, err
 	}
 	defer w.wipe()
-	return w.info(), nil
+	info := w.info()
+	k.payOwed(ctx, w)
+	return info, nil
 }
 
 func (w *view) info() Info {

@@ -453,8 +453,7 @@ func (k *Keeper) owedOr(ctx context.Context, rep *audit.Report, id identity.ID, 
 	w, err := k.load(ctx, id)
 	if err == nil {
 		defer w.wipe()
-		owes := w.head != nil && w.head.Flags&seal.FlagAuditOwed != 0 || w.tomb != nil && w.tomb.AuditOwed
-		if owes {
+		if w.owes() {
 			return
 		}
 	}

@@ -197,15 +197,16 @@ func (k *Keeper) resealOnce(ctx context.Context, st *store, id identity.ID) erro
 
 // sealAgain returns the commit that reseals w, and the lines that w owes.
 func (k *Keeper) sealAgain(w *view, c *change, rec *audit.Record) (storage.Batch, []audit.Record, error) {
+	recs := owed(w, k.now())
 	if w.tomb != nil {
+		w.tomb.AuditOwed = false
 		meta, err := w.st.SealTombstone(w.id, *w.tomb)
 		if err != nil {
 			return storage.Batch{}, nil, fmt.Errorf("sealing tombstone: %w", err)
 		}
 		rec.Was, rec.Is = w.hash(), metaHash(meta)
-		return storage.Batch{Meta: meta}, nil, nil
+		return storage.Batch{Meta: meta}, recs, nil
 	}
-	recs := owed(w, k.now())
 	if len(recs) > 0 {
 		recs[0].Gen = w.head.Gen
 	}
