@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault/audit"
@@ -23,6 +24,7 @@ type history struct {
 	prev   [32]byte // hash of the last line
 	broken int      // number, from 1, of the first line that does not follow
 	first  string   // note of line 0
+	last   time.Time
 	fates  map[identity.ID]*fate
 }
 
@@ -57,6 +59,7 @@ func (h *history) add(line []byte) {
 	h.prev = sha256.Sum256(line)
 	h.lines++
 	if err == nil {
+		h.last = r.Time
 		h.note(r)
 	}
 }

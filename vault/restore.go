@@ -31,6 +31,9 @@ type Plan struct {
 	// Newer is how many lines the ledger has after the log of the backup;
 	// negative without a ledger: what was revoked since is not known.
 	Newer int
+	// Known is when the last line of the newest log was written: what was
+	// closed after that is not known.
+	Known time.Time
 
 	archive *Archive
 	ledger  io.ReadSeeker
@@ -95,6 +98,7 @@ func (a *Archive) Plan(ctx context.Context, ledger io.ReadSeeker, now time.Time)
 		}
 		p.log, p.Newer = h, int(h.end()-a.log.end())
 	}
+	p.Known = p.log.last
 	var v *visitor
 	err := a.walk(ctx, skbVisitor{
 		begin: func(n uint32, id identity.ID, meta []byte) (err error) {

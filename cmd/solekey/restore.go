@@ -346,6 +346,7 @@ type restoreResult struct {
 	Damaged    int            `json:"damaged"`
 	Ledger     bool           `json:"ledger"`
 	NewerLines int            `json:"newer_records,omitempty"`
+	KnownUntil string         `json:"known_until"` // what was closed after it lives again
 }
 
 // refusedSince is an identity of which less lives than the backup holds.
@@ -359,7 +360,7 @@ type refusedSince struct {
 func (a *app) restored(dir string, ar *vault.Archive, p *vault.Plan) error {
 	out := restoreResult{
 		Store: dir, StoreID: ar.Info().Store.String(), Backup: ar.Info().ID, Identities: len(p.Identities),
-		Refused: []refusedSince{}, Lost: []string{}, Damaged: damaged(p), Ledger: p.Newer >= 0, NewerLines: max(p.Newer, 0),
+		Refused: []refusedSince{}, Lost: []string{}, Damaged: damaged(p), Ledger: p.Newer >= 0, NewerLines: max(p.Newer, 0), KnownUntil: at(p.Known),
 	}
 	for _, i := range p.Identities {
 		out.Records += i.Records
@@ -384,6 +385,9 @@ func (a *app) restored(dir string, ar *vault.Archive, p *vault.Plan) error {
 
 func (a *app) printRestored(out restoreResult, p *vault.Plan) {
 	a.row("restored", "", fmt.Sprintf("%s with %s into %s", count(out.Identities, "identity"), count(out.Records, "record"), tilde(out.Store)))
+	if out.Ledger {
+		a.row("ledger", "", fmt.Sprintf("%s after the backup, the last of %s: what was closed later lives again", records(out.NewerLines), stamp(p.Known)))
+	}
 	for _, i := range p.Identities {
 		switch i.Since {
 		case vault.SinceKeys:
