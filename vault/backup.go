@@ -61,7 +61,7 @@ func (k *Keeper) Backup(ctx context.Context, w io.Writer, o BackupOptions) (Back
 	if err != nil {
 		return BackupReport{}, writing(err)
 	}
-	b := &backup{k: k, st: st, out: out, progress: o.Progress}
+	b := &backup{k: k, st: st, out: out, progress: o.Progress, root: st.root}
 	if err := b.run(ctx); err != nil {
 		return BackupReport{}, err
 	}
@@ -87,6 +87,7 @@ type backup struct {
 	head skbHead
 	end  skbEnd
 	ids  []identity.ID
+	root seal.Root // every epoch that was met: the root secret may be rotated meanwhile
 
 	damaged, unreadable int
 }
@@ -208,6 +209,11 @@ func (b *backup) tryIdentity(ctx context.Context, id identity.ID) (records uint6
 		return 0, err
 	}
 	shut := err != nil
+	if err == nil {
+		if b.root, err = b.root.With(w.st.root); err != nil {
+			return 0, fmt.Errorf("joining root material: %w", err)
+		}
+	}
 	if !shut && b.k.payOwed(ctx, w) {
 		return 0, storage.ErrConflict // it is another revision now
 	}
@@ -217,7 +223,7 @@ func (b *backup) tryIdentity(ctx context.Context, id identity.ID) (records uint6
 		return 0, fmt.Errorf("reading identity: %w", err)
 	}
 	open := !shut && w.head != nil
-	if open && res.Rev != w.rev {
+	if !shut && res.Rev != w.rev {
 		return 0, storage.ErrConflict
 	}
 	if err := b.frame(frameIdentity, encodeIdentity(id, res.Meta)); err != nil {
@@ -290,7 +296,7 @@ func (b *backup) writeKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	both, err := b.st.root.With(now.root)
+	both, err := b.root.With(now.root)
 	if err != nil {
 		return fmt.Errorf("joining root material: %w", err)
 	}

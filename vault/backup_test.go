@@ -343,3 +343,38 @@ func TestOwedLineIsWrittenForTheLedger(t *testing.T) {
 		})
 	}
 }
+
+// A long backup beside two rotations of the root secret holds identities of
+// three epochs: the root text in it must open them all.
+func TestBackupBesideRootRotationsOpens(t *testing.T) {
+	h := newHouse(t)
+	var keys []identity.Key
+	for i := range 6 {
+		key := h.create(t, fmt.Sprint("i", i), identity.Grant{})
+		h.put(t, key.Identity(), secret("x", "value"))
+		keys = append(keys, key)
+	}
+	other := h.keeper(h.mem)
+	var out bytes.Buffer
+	_, err := h.Backup(t.Context(), &out, vault.BackupOptions{Progress: func(done, _ int) {
+		if done == 2 || done == 4 {
+			if _, err := other.RotateRoot(t.Context(), func(r vault.Root) error { h.root = r; return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, p := h.restore(t, out.Bytes(), nil)
+	for _, i := range p.Identities {
+		if i.Damaged {
+			t.Errorf("identity %s of the backup does not open", i.Name)
+		}
+	}
+	for i, key := range keys {
+		if got := word(to.Keeper, key, "x"); got != "value" {
+			t.Errorf("key %d hears %q", i, got)
+		}
+	}
+}
