@@ -86,6 +86,9 @@ func (a *app) backup(ctx context.Context, path string) error {
 // directory: a yes there would replace a file of the store, and a backup in it
 // is lost with it.
 func (a *app) beforeBackup(ctx context.Context, path string) error {
+	if path == "" {
+		return failf(exitUsage, "a backup needs the name of a file").hint("solekey backup FILE")
+	}
 	if in, err := a.inStore(path); err != nil {
 		return err
 	} else if in {

@@ -93,8 +93,12 @@ func (a *app) restore(ctx context.Context, path string, f restoreFlags) error {
 	return a.restoreFrom(ctx, ar, f, where)
 }
 
-// openInput opens a file that a person named.
+// openInput opens a file that a person named. It looks first: opening a pipe
+// waits for its other end.
 func openInput(path string) (*os.File, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, failf(exitUsage, "%s is not a regular file", tilde(path))
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, failf(exitUsage, "%v", err)
@@ -400,7 +404,7 @@ func (a *app) printRestored(out restoreResult, p *vault.Plan) {
 			a.row("refused", "", fmt.Sprintf("%s: %s after this backup", nameOf(i), i.Since))
 		}
 		if i.Damaged {
-			a.warn("%s does not open; so it was when the backup was made", nameOf(i))
+			a.warn("%s does not open: it was damaged when the backup was made, or its cell is erased", nameOf(i))
 		}
 	}
 	for _, id := range p.Lost {
