@@ -144,6 +144,11 @@ func (s *Store) exclusively(ctx context.Context, f func(*journal) error) error {
 		return err
 	}
 	defer s.leave()
+	return s.alone(ctx, f)
+}
+
+// alone is exclusively for a call that has entered the turn.
+func (s *Store) alone(ctx context.Context, f func(*journal) error) error {
 	j := s.journal
 	r := &request{alone: true, done: make(chan bool, 1)}
 	if lead, err := j.line(ctx, r); !lead {

@@ -118,7 +118,8 @@ func openMark(dir string, hooks *hooks, log *slog.Logger) (*markFile, error) {
 }
 
 // load reads the mark. One that is older than the mark this process knows does
-// not count: the file went back, or a write to it failed.
+// not count: the file went back, or a write to it failed. A store that was
+// repaired has a file of its own, whose serial says nothing, and more lines.
 func (m *markFile) load() {
 	b := make([]byte, copies*copySize)
 	n, _ := m.f.ReadAt(b, 0)
@@ -136,7 +137,7 @@ func (m *markFile) load() {
 			newest, m.at, m.unknown = c, i, false
 		}
 	}
-	if m.unknown || m.known && newest.serial < m.serial {
+	if m.unknown || m.known && newest.serial < m.serial && newest.lines <= m.lines {
 		return
 	}
 	m.mark, m.known = newest, true
