@@ -165,7 +165,7 @@ func checkFormat(tx *bbolt.Tx) error {
 		return errForeign
 	}
 	v := m.Get(keyFormat())
-	if len(v) != 4 {
+	if len(v) != 4 || binary.BigEndian.Uint32(v) == 0 { // zeros are what a lost sector leaves, no format
 		return errForeign
 	}
 	if n := binary.BigEndian.Uint32(v); n != dbFormat {
