@@ -32,6 +32,7 @@ type history struct {
 type fate struct {
 	gen     uint64    // highest that a line knows
 	born    bool      // its creation is in the log
+	lines   int       // that tell of it
 	closing []closing // of its keys
 }
 
@@ -39,18 +40,16 @@ type closing struct {
 	event audit.Event
 	gen   uint64 // that the change made; 0: not known, as the header was damaged
 	slot  string
+	is    audit.Hash // of the header that the change made
 }
 
 // add takes the next line.
 func (h *history) add(line []byte) {
-	r, err := audit.Parse(line)
-	if r.Gen > maxGen {
-		err = audit.ErrMalformed
-	}
+	r, err := parseLine(line)
 	if h.lines == 0 && err == nil {
 		h.begin(r)
 	}
-	if h.broken == 0 && (err != nil || !h.continuedBy(line)) {
+	if h.broken == 0 && (err != nil || !continues(line, h.end(), h.prev)) {
 		h.broken = int(h.end()) + 1
 	}
 	if h.lines == 0 && err == nil && r.Event == audit.Genesis {
@@ -64,15 +63,24 @@ func (h *history) add(line []byte) {
 	}
 }
 
+// parseLine reads a line that a store may have written.
+func parseLine(line []byte) (audit.Record, error) {
+	r, err := audit.Parse(line)
+	if r.Gen > maxGen {
+		err = audit.ErrMalformed
+	}
+	return r, err
+}
+
 // maxGen is above every generation that a store can reach. A line that claims
 // more is none of ours, and would leave no generation for the restored header.
 const maxGen = 1 << 62
 
-// continuedBy reports whether line continues the log, and is one that a
-// journal takes: one line that it does not take would keep the whole store from
-// being restored.
-func (h *history) continuedBy(line []byte) bool {
-	rest, ok := bytes.CutPrefix(line, linePrefix(h.end(), h.prev))
+// continues reports whether line is number n of a log, after a line with hash
+// prev, and one that a journal takes: one line that it does not take would
+// keep the whole store from being restored.
+func continues(line []byte, n uint64, prev [32]byte) bool {
+	rest, ok := bytes.CutPrefix(line, linePrefix(n, prev))
 	return ok && storage.CheckBodies(append([]byte{'{'}, rest...)) == nil
 }
 
@@ -112,10 +120,11 @@ func (h *history) note(r audit.Record) {
 		f = new(fate)
 		h.fates[r.Identity] = f
 	}
+	f.lines++
 	f.gen = max(f.gen, r.Gen)
 	f.born = f.born || r.Event == audit.Create
 	if closesKeys(r.Event) {
-		f.closing = append(f.closing, closing{event: r.Event, gen: r.Gen, slot: r.Slot})
+		f.closing = append(f.closing, closing{event: r.Event, gen: r.Gen, slot: r.Slot, is: r.Is})
 	}
 }
 
@@ -124,7 +133,7 @@ func (h *history) note(r audit.Record) {
 func (a *Archive) ledger(ctx context.Context, r io.ReadSeeker) (history, error) {
 	h := history{fates: make(map[identity.ID]*fate, len(a.log.fates))}
 	for id, f := range a.log.fates { // of lines that the ledger may not have
-		h.fates[id] = &fate{gen: f.gen, born: f.born, closing: slices.Clone(f.closing)}
+		h.fates[id] = &fate{gen: f.gen, born: f.born, lines: f.lines, closing: slices.Clone(f.closing)}
 	}
 	end := a.log.end()
 	met := a.end.lines == 0

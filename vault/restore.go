@@ -38,6 +38,7 @@ type Plan struct {
 	archive *Archive
 	ledger  io.ReadSeeker
 	log     history
+	current bool // the log of the archive is the newest that there is
 }
 
 // Planned is one identity of a plan.
@@ -54,6 +55,7 @@ type Planned struct {
 	Closed []identity.SlotID // keys that the restore closes
 
 	begins uint32 // frame
+	had    uint64 // generation of the header in the archive; 0: it does not open
 	meta   []byte // what is stored
 	was    audit.Hash
 	gen    uint64
@@ -142,7 +144,7 @@ func (p *Plan) open(ctx context.Context, n uint32, id identity.ID, meta []byte) 
 	case err == nil:
 		v.cell = cell
 	case errors.Is(err, storage.ErrErased):
-		v.gone = true
+		v.cell, v.gone = cell, true // a mend may still know what it was, for the tombstone
 	case !errors.Is(err, storage.ErrNoCell) && !errors.Is(err, storage.ErrDamaged):
 		return nil, fmt.Errorf("reading cell: %w", err)
 	}
@@ -150,7 +152,7 @@ func (p *Plan) open(ctx context.Context, n uint32, id identity.ID, meta []byte) 
 		return v, nil
 	}
 	if v.head, err = a.store.OpenHeader(id, v.cell, meta); err == nil {
-		v.outer = a.store.Outer(id, v.head)
+		v.outer, v.p.had = a.store.Outer(id, v.head), v.head.Gen
 	}
 	return v, nil
 }
@@ -177,13 +179,14 @@ func (p *Plan) decide(v *visitor, now time.Time) error {
 	}
 	var err error
 	switch {
+	case v.typ == seal.TypeTombstone && !p.opens(v) && v.shredded(f):
+		err = p.bury(v, now)
 	case v.typ == seal.TypeTombstone:
 		v.p.erase, v.p.Status, v.p.Records = true, identity.Shredded, 0
-		_, openErr := p.archive.store.OpenTombstone(v.p.ID, v.p.meta)
-		v.p.Damaged = openErr != nil
+		v.p.Damaged = !p.opens(v)
 	case v.shredded(f):
 		err = p.bury(v, now)
-	case v.head == nil:
+	case v.head == nil || v.gone:
 		v.p.Damaged, v.p.erase = true, v.gone
 	default:
 		v.p.Damaged = v.sum != v.head.Set || v.p.Records != int(v.head.Count)
@@ -195,6 +198,12 @@ func (p *Plan) decide(v *visitor, now time.Time) error {
 	clear(v.cell[:])
 	p.Identities = append(p.Identities, v.p)
 	return err
+}
+
+// opens reports whether a tombstone opens.
+func (p *Plan) opens(v *visitor) bool {
+	_, err := p.archive.store.OpenTombstone(v.p.ID, v.p.meta)
+	return err == nil
 }
 
 // shredded reports whether the identity is shredded by now. An erased cell
@@ -476,7 +485,7 @@ func (r *restore) announce(ctx context.Context) error {
 	note := rebirth{backup: a.id, broken: r.p.leftOut()}
 	sig := a.store.Sign(note.signed(a.head.store, head.Lines, head.Hash))
 	rec := audit.Record{Time: r.o.Now(), Event: audit.Restore, Key: audit.Owner, Via: "cli", From: fromBackup, N: len(r.p.Identities), Note: note.text(sig)}
-	if r.p.ledger != nil {
+	if r.p.ledger != nil || r.p.current {
 		rec.From = fromLedger
 	}
 	return r.record(ctx, rec)

@@ -1,0 +1,398 @@
+package vault
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/solekey/solekey/identity"
+	"github.com/solekey/solekey/internal/seal"
+	"github.com/solekey/solekey/vault/audit"
+	"github.com/solekey/solekey/vault/storage"
+)
+
+// What is wrong with an identity of the store, for people.
+const (
+	whyMissing  = "it is missing in the database"
+	whyUnread   = "it cannot be read"
+	whyHeader   = "its header does not open"
+	whyCell     = "its shred key is lost"
+	whyRecords  = "its records are not those that were written"
+	whyOlder    = "the store was rolled back"
+	whyErased   = "its shred key is erased"
+	whyTombBad  = "its tombstone does not open"
+	whyNoBackup = "; the backup does not have it"
+	whyNoBetter = "; so it is in the backup"
+)
+
+// take writes an identity as it is in the store, if that is the better one or
+// the only one. It reports false when the backup's is to be written, which
+// voids what was.
+func (m *mender) take(ctx context.Context, id identity.ID) (taken bool, err error) {
+	f, err := m.look(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	b := m.backup[id]
+	part := Part{Origin: FromStore, Why: f.why, CellLost: f.why == whyCell}
+	if f.fromBackup {
+		part.Origin = FromStoreCell
+	}
+	switch {
+	case f.why == whyErased: // for ever, whatever the backup has
+	case f.why == "" && b != nil && !b.Damaged && f.head != nil && m.overtaken(id, &f, b):
+		part = Part{Origin: FromBackup, Why: whyOlder}
+	case f.why == "":
+		if f.fromBackup {
+			part.Why = whyCell
+		}
+	case b != nil && (!b.Damaged || !f.read):
+		part.Origin = FromBackup
+	case b != nil:
+		part.Why += whyNoBetter
+	default:
+		part.Why += whyNoBackup
+	}
+	switch {
+	case part.Origin == FromBackup:
+		m.parts[id] = part
+		m.owes(id, b.was)
+		m.cellOfBackup(ctx, id)
+		return false, nil
+	case f.read:
+		m.parts[id] = part
+		m.owes(id, f.is)
+		if f.why == "" && !m.led(id, &f) {
+			m.orphan++
+		}
+		return true, f.records.done()
+	case f.why != whyMissing:
+		m.lost = append(m.lost, id)
+	}
+	return true, nil
+}
+
+// overtaken reports whether what the store has does not come after what the
+// backup has. The generations tell where the log does not.
+func (m *mender) overtaken(id identity.ID, f *found, b *Planned) bool {
+	if l := m.seen[id]; l != nil {
+		here, ok := l.byHash[f.is]
+		there, ok2 := l.byHash[b.was]
+		if ok && ok2 {
+			_, applied := l.apart(here, true)
+			return !applied[there]
+		}
+	}
+	return b.had > f.head.Gen
+}
+
+// led reports whether the log leads to the header of an identity, as a
+// verification would. A log that is partial or broken in the backup cannot
+// tell.
+func (m *mender) led(id identity.ID, f *found) bool {
+	l := m.seen[id]
+	switch {
+	case m.a.log.broken > 0:
+		return true
+	case f.head == nil: // a tombstone
+		return l != nil && l.shred
+	case f.head.Flags&seal.FlagAuditOwed != 0:
+		return true
+	case l == nil:
+		return false
+	}
+	at, ok := l.byHash[f.is]
+	if !ok {
+		return false
+	}
+	problem, _ := l.apart(at, false)
+	return problem == ""
+}
+
+// owes finds what the log closed and a header does not know of, whatever its
+// generation is. A header that the log does not know is left to the
+// generations.
+func (m *mender) owes(id identity.ID, header audit.Hash) {
+	l := m.seen[id]
+	if l == nil {
+		return
+	}
+	at, ok := l.byHash[header]
+	if !ok {
+		return
+	}
+	_, applied := l.apart(at, true)
+	var all []closing
+	for _, h := range []*history{&m.log, &m.a.log} {
+		if f := h.fates[id]; f != nil {
+			all = append(all, f.closing...)
+		}
+	}
+	for _, c := range all {
+		i, ok := l.byHash[c.is]
+		if !ok || applied[i] || l.closedLater(l.changes[i], applied) {
+			continue
+		}
+		c.gen = math.MaxUint64
+		m.owed[id] = append(m.owed[id], c)
+	}
+}
+
+// cellOfBackup prefers the cell that opens what the backup has. Of one that is
+// erased it serves to write the tombstone.
+func (m *mender) cellOfBackup(ctx context.Context, id identity.ID) {
+	z, err := m.a.cell(ctx, id)
+	if err != nil {
+		return
+	}
+	c := chosenCell{z: z}
+	if errors.Is(m.cells[id].err, storage.ErrErased) {
+		c.err = storage.ErrErased
+	}
+	m.cells[id] = c
+}
+
+// found is an identity as it is in the store.
+type found struct {
+	why        string     // it is not whole; empty: it is
+	read       bool       // header and records can be read, and are in the file
+	fromBackup bool       // it is opened by the cell in the backup
+	is         audit.Hash // of the header
+	head       *seal.Header
+	records    records
+}
+
+// look reads an identity of the store and writes it, all but its end.
+func (m *mender) look(ctx context.Context, id identity.ID) (f found, err error) {
+	f.records.m = m
+	if err := m.pace.spend(ctx, costIdentity); err != nil {
+		return f, err
+	}
+	cells, err := m.findCells(ctx, id)
+	if err != nil {
+		return f, err
+	}
+	res, err := m.live.Get(ctx, id)
+	switch {
+	case errors.Is(err, storage.ErrDamaged):
+		f.why = whyUnread
+		return f, nil
+	case err != nil:
+		return f, fmt.Errorf("reading identity: %w", err)
+	case res.Rev == 0:
+		f.why = whyMissing
+		return f, nil
+	}
+	f.is = metaHash(res.Meta)
+	m.judge(&f, id, res.Meta, cells)
+	if err := m.frame(frameIdentity, encodeIdentity(id, res.Meta)); err != nil {
+		return f, err
+	}
+	return f, m.lookThrough(ctx, &f, id, res.Rev)
+}
+
+// findCells chooses the cell of an identity: that of the store, else that of
+// the backup. It returns those that may open the header.
+func (m *mender) findCells(ctx context.Context, id identity.ID) (usable []storage.Cell, err error) {
+	chosen := chosenCell{err: storage.ErrNoCell}
+	for _, cell := range []func(context.Context, identity.ID) (storage.Cell, error){m.live.Cell, m.a.cell} {
+		z, err := cell(ctx, id)
+		switch {
+		case err == nil:
+			if usable = append(usable, z); chosen.err != nil {
+				chosen = chosenCell{z: z}
+			}
+		case errors.Is(err, storage.ErrErased):
+			m.cells[id] = chosenCell{err: storage.ErrErased}
+			return nil, nil
+		case !errors.Is(err, storage.ErrNoCell) && !errors.Is(err, storage.ErrDamaged):
+			return nil, fmt.Errorf("reading cell: %w", err)
+		default:
+			usable = append(usable, storage.Cell{}) // keeps the places
+		}
+	}
+	m.cells[id] = chosen
+	return usable, nil
+}
+
+// judge opens the header, with either cell.
+func (m *mender) judge(f *found, id identity.ID, meta []byte, cells []storage.Cell) {
+	typ, _, err := seal.Peek(meta)
+	switch {
+	case err != nil:
+		f.why = whyHeader
+	case typ == seal.TypeTombstone:
+		if _, err := m.st.OpenTombstone(id, meta); err != nil {
+			f.why = whyTombBad
+		}
+	case errors.Is(m.cells[id].err, storage.ErrErased):
+		f.why = whyErased
+	case m.cells[id].err != nil:
+		f.why = whyCell
+	default:
+		f.why = whyHeader
+		for i, z := range cells {
+			if head, err := m.st.OpenHeader(id, z, meta); err == nil {
+				f.why, f.head, f.fromBackup = "", head, i > 0
+				m.cells[id] = chosenCell{z: z}
+				return
+			}
+		}
+	}
+}
+
+// lookThrough writes the records, and compares them with the set-hash.
+func (m *mender) lookThrough(ctx context.Context, f *found, id identity.ID, rev storage.Rev) error {
+	var outer *seal.Outer
+	var sum seal.SetHash
+	if f.head != nil {
+		outer = m.st.Outer(id, f.head)
+		defer outer.Wipe()
+	}
+	for after := ""; ; {
+		page, err := m.live.List(ctx, id, after, pageSize)
+		switch {
+		case errors.Is(err, storage.ErrDamaged):
+			f.why = whyUnread
+			return nil
+		case err != nil:
+			return fmt.Errorf("listing records: %w", err)
+		case page.Rev != rev:
+			return fmt.Errorf("reading an identity that does not rest: %w", storage.ErrConflict)
+		}
+		for _, it := range page.Items {
+			if it.Key <= after {
+				f.why = whyUnread
+				return nil
+			}
+			if outer != nil {
+				sum = sum.Add(outer.Elem(it.Key, it.Val))
+			}
+			if err := f.records.add(it); err != nil {
+				return err
+			}
+			after = it.Key
+		}
+		if !page.More {
+			break
+		}
+	}
+	f.read = true
+	if f.head != nil && (sum != f.head.Set || f.records.n != uint64(f.head.Count)) {
+		f.why = whyRecords
+	}
+	return nil
+}
+
+// splice shows the lines of the log that the mended store begins with: that of
+// the backup, then the lines of the store that continue it. For a log that is
+// whole that is the log as it is; a damaged line that the backup has is healed
+// by it; from a later damage on the lines are left out.
+func (m *mender) splice(ctx context.Context, visit func(line []byte) error) error {
+	n, prev := m.a.log.from, m.a.log.before
+	var old []uint64 // of the lines of the backup, the beginning of their hashes
+	next := func(line []byte) error {
+		n, prev = n+1, sha256.Sum256(line)
+		return visit(line)
+	}
+	err := m.a.walk(ctx, skbVisitor{line: func(line []byte) error {
+		if err := next(line); err != nil {
+			return err
+		}
+		if m.whole() && n == m.log.end() && prev != m.log.prev {
+			return ErrOtherPast
+		}
+		if !m.whole() {
+			old = append(old, binary.BigEndian.Uint64(prev[:]))
+		}
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	m.left = nil
+	for line, err := range m.live.Lines(ctx) {
+		if err != nil {
+			return ctx.Err() // what is there of it counts
+		}
+		r, err := parseLine(line)
+		switch {
+		case err == nil && continues(line, n, prev):
+			m.left = nil // what stands before it is in the backup
+			if err := next(line); err != nil {
+				return err
+			}
+		case err == nil && r.Seq < m.a.log.end() && (m.whole() || r.Seq >= m.a.log.from && old[r.Seq-m.a.log.from] == beginning(line)):
+		default:
+			m.left = append(m.left, r)
+		}
+	}
+	return nil
+}
+
+func beginning(line []byte) uint64 {
+	sum := sha256.Sum256(line)
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// follow notes which header came from which.
+func (m *mender) follow(ctx context.Context) error {
+	n := 0
+	return m.splice(ctx, func(line []byte) error {
+		n++
+		r, err := audit.Parse(line)
+		if err != nil {
+			return nil
+		}
+		if r.Event == audit.Note && r.Note == storage.NoteGap && r.Seq >= m.a.log.end() {
+			m.gap = true
+		}
+		if _, ok := parseRebirth(m.st, r); ok {
+			clear(m.seen)
+		}
+		follow(m.seen, n, r, false)
+		return nil
+	})
+}
+
+func (m *mender) writeLog(ctx context.Context) error {
+	w := logWriter{m: m}
+	if err := m.splice(ctx, w.add); err != nil {
+		return err
+	}
+	return w.flush()
+}
+
+// logWriter writes frames of lines.
+type logWriter struct {
+	m    *mender
+	body []byte
+}
+
+func (w *logWriter) add(line []byte) error {
+	if len(line) >= maxFrame {
+		return fmt.Errorf("reading the log: a line is too long: %w", storage.ErrDamaged)
+	}
+	if len(w.body) > 0 && len(w.body)+len(line) >= logFrame {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	w.body = append(append(w.body, line...), '\n')
+	w.m.end.lines++
+	w.m.end.head = sha256.Sum256(line)
+	return nil
+}
+
+func (w *logWriter) flush() error {
+	if len(w.body) == 0 {
+		return nil
+	}
+	body := slices.Clone(w.body)
+	w.body = w.body[:0]
+	return w.m.frame(frameLog, body)
+}
