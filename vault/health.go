@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault/audit"
@@ -17,6 +18,10 @@ type Check struct {
 	Detail  string
 	Try     string // a command that helps; empty if there is none
 }
+
+// TryRepair is the command that helps against most damage, if there is a
+// backup.
+const TryRepair = "solekey doctor --repair BACKUP"
 
 // Health checks everything that can be checked without a key of an identity:
 // root material and store record, every header and cell, every set-hash, the
@@ -65,7 +70,7 @@ func (k *Keeper) healthIdentities(ctx context.Context) ([]Check, error) {
 
 func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *Check) {
 	broken := func(what string) *Check {
-		return &Check{Subject: "identity " + id.String(), Detail: what + "; it is not served, the others are", Try: "restore the data directory from a copy"}
+		return &Check{Subject: "identity " + id.String(), Detail: what + "; it is not served, the others are", Try: TryRepair}
 	}
 	w, es, err := k.listing(ctx, id, nil)
 	if err != nil {
@@ -95,11 +100,15 @@ func (k *Keeper) healthOne(ctx context.Context, id identity.ID) (labels int, c *
 func (k *Keeper) healthAudit(ctx context.Context) []Check {
 	rep, err := k.VerifyAuditAgainst(ctx, Outside{From: audit.AnyFirst})
 	if err != nil {
-		return []Check{{Subject: "audit", Detail: Refuse(err).Message, Try: "restore audit.jsonl from a copy"}}
+		return []Check{{Subject: "audit", Detail: Refuse(err).Message, Try: TryRepair + "     (or put audit.jsonl back from a copy)"}}
 	}
 	var out []Check
 	for _, p := range rep.Problems {
-		out = append(out, Check{Subject: "audit", Detail: p.String(), Try: "solekey audit verify"})
+		try := TryRepair + "     (solekey audit verify shows all of it)"
+		if strings.Contains(p.Text, storage.NoteGap) || strings.Contains(p.Text, "the mark of its end") {
+			try = "solekey audit verify --checkpoint FILE     (nothing brings it back; a checkpoint that was kept tells what was cut)"
+		}
+		out = append(out, Check{Subject: "audit", Detail: p.String(), Try: try})
 	}
 	if err := k.writable(ctx); err != nil {
 		out = append(out, Check{Subject: "audit", Detail: "the log cannot be written, so no secret is given out", Try: "free space on the disk, or make audit.jsonl writable for its owner"})

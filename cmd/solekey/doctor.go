@@ -17,26 +17,48 @@ import (
 	"github.com/solekey/solekey/vault"
 )
 
-// Doctor looks at everything and goes on past what is broken. It repairs
-// nothing: the one thing it changes, on demand, is the mark that a disk error
-// left. To prove that the log takes a line it writes one.
+// Doctor looks at everything and goes on past what is broken. It changes
+// nothing unless it is told to: with --clear the mark that a disk error left,
+// with --repair the store, by making another one. To prove that the log takes
+// a line it writes one.
 
 func doctorCommand(a *app) *cobra.Command {
 	var fix bool
+	var f repairFlags
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the store, the profiles and this directory",
 		Long: `Doctor checks the data directory, the database, every vault, the audit log,
 the root key, the profiles of this machine, the environment, and the .env
 files of the current directory. Each line is ok, warn or fail; with a fail it
-exits with 8. It repairs nothing. --clear takes back the mark that stops a
-store after a disk error, once the disk was checked.`,
+exits with 8. It changes nothing. --clear takes back the mark that stops a
+store after a disk error, once the disk was checked.
+
+--repair BACKUP makes a whole store out of a damaged one and a backup of it:
+every vault that opens as it is, every other one as of the backup, and closed
+whatever the log says was closed since. It shows what it would do and asks.
+The damaged store is not touched but renamed beside the repaired one, or with
+--into left where it is. The backup opens with the root key and the shred keys
+of this machine; with the recovery key shred keys that are lost come back too.`,
 		Example: `  solekey doctor
-  solekey doctor --json | jq '.checks[] | select(.status == "fail")'`,
+  solekey doctor --json | jq '.checks[] | select(.status == "fail")'
+  solekey doctor --repair /mnt/nas/solekey-2026-11-23.skb`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), fix) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(fix); err != nil {
+				return err
+			}
+			if f.backup != "" {
+				return a.repair(cmd.Context(), f)
+			}
+			return a.doctor(cmd.Context(), fix)
+		},
 	}
-	c.Flags().BoolVar(&fix, "clear", false, "let the store work again after a disk error")
+	fl := c.Flags()
+	fl.BoolVar(&fix, "clear", false, "let the store work again after a disk error")
+	fl.StringVar(&f.backup, "repair", "", "repair the store with this `BACKUP`")
+	fl.StringVar(&f.into, "into", "", "build the repaired store in this `DIR`, and leave the damaged one alone")
+	f.recovery.declare(fl)
 	return c
 }
 
@@ -153,7 +175,7 @@ func (x *examination) profile(p profile) bool {
 	case !ok:
 		x.add(statusFail, "profile", "solekey profile rm "+p.name, "%s leads to an identity that is not in the store", p.name)
 	case info.Damaged:
-		x.add(statusFail, "profile", "", "%s leads to a damaged vault", p.name)
+		x.add(statusFail, "profile", vault.TryRepair, "%s leads to a damaged vault", p.name)
 	case info.Status != identity.Active:
 		x.add(statusWarn, "profile", "solekey profile rm "+p.name, "%s leads to an identity that was revoked", p.name)
 	default:

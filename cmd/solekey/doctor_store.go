@@ -30,6 +30,7 @@ func (x *examination) store(ctx context.Context, fix bool) error {
 		return err
 	}
 	x.dir = dir
+	x.beside()
 	if !x.present() {
 		return nil
 	}
@@ -51,9 +52,25 @@ func (x *examination) store(ctx context.Context, fix bool) error {
 	return nil
 }
 
+// beside looks for what repairs left beside the store: what lies there still
+// opens.
+func (x *examination) beside() {
+	damaged, built := leftovers(x.dir)
+	for _, d := range damaged {
+		x.add(statusWarn, "store", "rm -r "+d+"     (once the repaired store is good)", "%s is the store before a repair, with its shred keys: what is shredded since still opens there", tilde(d))
+	}
+	if built != "" {
+		x.add(statusWarn, "store", vault.TryRepair+"     (it clears it)", "%s was left by a repair that was cut off, with shred keys in it", tilde(built))
+	}
+}
+
 // present reports whether there is a whole store to look at.
 func (x *examination) present() bool {
 	again := initHint(x.app, x.dir)
+	if halfSwapped(x.dir) {
+		x.add(statusFail, "store", "solekey doctor --repair BACKUP     (it goes on)", "%s: its repair was cut off between its last two steps; nothing is lost", tilde(x.dir))
+		return false
+	}
 	if _, err := os.Lstat(filepath.Join(x.dir, pendingName)); err == nil {
 		x.add(statusFail, "store", again, "%s: the set-up was interrupted", tilde(x.dir))
 		return false
@@ -76,7 +93,7 @@ func (x *examination) present() bool {
 	}
 	if _, err := os.Lstat(filepath.Join(x.dir, "vault.db")); errors.Is(err, fs.ErrNotExist) {
 		if x.remains() {
-			x.add(statusFail, "store", "restore the data directory from a copy", "%s: vault.db is missing, other files of a store are there", tilde(x.dir))
+			x.add(statusFail, "store", restoreBeside(x.dir)[0]+"     (it makes another directory; then rename it)", "%s: vault.db is missing, other files of a store are there", tilde(x.dir))
 		} else {
 			x.add(statusFail, "store", again, "no store in %s", tilde(x.dir))
 		}
@@ -232,7 +249,7 @@ func (x *examination) unreachable(err error) {
 		return
 	}
 	if errors.Is(err, keyring.ErrNone) || errors.Is(err, errNoRoot) {
-		x.add(statusFail, "root", "put the root key back from a copy: into the OS keyring, or as a file in "+tilde(x.app.conf.configDir), "%s", errNoRoot.message)
+		x.add(statusFail, "root", vault.TryRepair+" --recovery-key-file FILE     (or put the root key back from a copy: into the OS keyring, or as a file in "+tilde(x.app.conf.configDir)+")", "%s", errNoRoot.message)
 		return
 	}
 	if f, ok := errors.AsType[*failure](err); ok {
@@ -335,13 +352,15 @@ func parts(err error) []error {
 func repairHint(err error) string {
 	switch {
 	case strings.HasPrefix(err.Error(), "checking audit.jsonl"):
-		return "restore audit.jsonl from a copy"
+		return vault.TryRepair + "     (or put audit.jsonl back from a copy)"
 	case errors.Is(err, storage.ErrFull):
 		return "free space on the disk"
 	case strings.Contains(err.Error(), "--clear"):
 		return "solekey doctor --clear     (after a disk check and a reboot)"
+	case errors.Is(err, storage.ErrDamaged) && strings.HasPrefix(err.Error(), "checking vault.cells"):
+		return vault.TryRepair + " --recovery-key-file FILE"
 	case errors.Is(err, storage.ErrDamaged):
-		return "copy the data directory elsewhere, then restore it from an older copy"
+		return vault.TryRepair
 	case errors.Is(err, fs.ErrPermission):
 		return "chown and chmod the data directory back to this account"
 	}

@@ -24,22 +24,28 @@ import (
 	"github.com/solekey/solekey/vault/storage/bolt"
 )
 
-// envMortal tells solekey-mortal before which storage call of a restore it
-// kills itself; 0 lets it live and say how many there are.
+// envMortal tells solekey-mortal before which storage call of a restore, or
+// step of a repair, it kills itself; 0 lets it live and say how many there are.
 const envMortal = "SOLEKEY_TEST_DIES_AT"
 
 // mortalMain is solekey on an engine that dies: the process is killed, as by
 // kill -9, before the given storage call of a restore.
 func mortalMain() {
 	at, _ := strconv.Atoi(os.Getenv(envMortal))
+	m := &mortal{at: int64(at)}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now, conf: newConfig(os.Getenv)}
-	a.engine = func(dir string) (storage.Backend, error) {
-		b, err := createEngine(dir)
-		return &mortal{Backend: b, at: int64(at)}, err
+	a.engine = func(dir string) (b storage.Backend, err error) {
+		m.Backend, err = createEngine(dir)
+		return m, err
 	}
+	a.step = func(string) { m.step() }
 	root := newRoot(a)
 	root.SetArgs(os.Args[1:])
-	os.Exit(a.fail(root.ExecuteContext(context.Background())))
+	code := a.fail(root.ExecuteContext(context.Background()))
+	if at == 0 {
+		fmt.Fprintln(os.Stderr, "calls", m.n)
+	}
+	os.Exit(code)
 }
 
 type mortal struct {
@@ -108,9 +114,6 @@ func (m *mortal) Head(ctx context.Context) (storage.Head, error) {
 // Close counts as a step too: all is written, and the marker still stands.
 func (m *mortal) Close() error {
 	m.step()
-	if m.at == 0 {
-		fmt.Fprintln(os.Stderr, "calls", m.n)
-	}
 	return m.Backend.Close()
 }
 

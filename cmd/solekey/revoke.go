@@ -66,7 +66,26 @@ func (a *app) revokeIdentity(ctx context.Context, name string, f revokeFlags) er
 		return err
 	}
 	r := vault.Revocation{Shred: f.shred, Reason: f.reason}
-	return a.revoke(ctx, k, i, r, f.receipt)
+	if err := a.revoke(ctx, k, i, r, f.receipt); err != nil || !f.shred {
+		return err
+	}
+	return a.shredBeside()
+}
+
+// shredBeside warns of the cells that a repair left beside the store.
+func (a *app) shredBeside() error {
+	dir, err := a.storeDir()
+	if err != nil {
+		return err
+	}
+	damaged, built := leftovers(dir)
+	if built != "" {
+		damaged = append(damaged, built)
+	}
+	for _, d := range damaged {
+		a.warn("%s holds shred keys of before a repair: a vault that is older than that still opens there until you delete it", tilde(d))
+	}
+	return nil
 }
 
 func (a *app) confirmRevoke(ctx context.Context, i vault.Info, name string, f revokeFlags) error {

@@ -25,6 +25,7 @@ type app struct {
 	now            func() time.Time
 	conf           config
 	engine         func(dir string) (storage.Backend, error) // of a restored store; nil: createEngine
+	step           func(string)                              // told of each step of a repair; nil: nothing
 }
 
 // run executes one command line and returns its exit code. Nothing it starts

@@ -58,7 +58,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mcpcall": mcpCall, "exits": exits, "mode": mode, "hides": hides, "jsonkeys": jsonKeys, "keep": keep, "pty": ptyRun,
-			"serve": serveScript, "fetch": fetch,
+			"serve": serveScript, "fetch": fetch, "harm": harmScript,
 		},
 	})
 }

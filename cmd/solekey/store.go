@@ -99,8 +99,12 @@ func isEmpty(b *bolt.Store) bool {
 	return err == nil && len(found) == 0
 }
 
-// isPlace refuses a data directory that is something else.
+// isPlace refuses a data directory that is something else, or that a repair
+// was about to give its name to.
 func isPlace(dir string) error {
+	if halfSwapped(dir) {
+		return errHalfSwapped(dir)
+	}
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
 		return failf(exitUnavailable, "the data directory %s is not a directory", tilde(dir)).hint("solekey --home DIR COMMAND", "unset "+envHome)
