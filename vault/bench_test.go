@@ -38,6 +38,20 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
+// BenchmarkCall is what a call over MCP asks of the vault: the key proved, then
+// one read.
+func BenchmarkCall(b *testing.B) {
+	h := newHouse(b)
+	key := h.create(b, "ci", identity.Grant{})
+	h.put(b, key.Identity(), secret("label", "sk-proj-0123456789abcdefghijklmnopqrstuv"))
+	get(b, unlock(b, h.Keeper, key), "label") // the value leaves the mailbox
+	b.ReportAllocs()
+	for b.Loop() {
+		get(b, unlock(b, h.Keeper, key), "label")
+		h.mem.lines = h.mem.lines[:1]
+	}
+}
+
 // BenchmarkUnlock is the reading of the identity that precedes each call.
 func BenchmarkUnlock(b *testing.B) {
 	h := newHouse(b)
