@@ -76,7 +76,9 @@ func (k *Keeper) seal(w *view, c *change, rec *audit.Record) (storage.Batch, err
 	}
 	now := k.now()
 	h.Gen++
-	h.Changed = millis(now)
+	if c.event != audit.RootRotate { // which says nothing about the identity
+		h.Changed = millis(now)
+	}
 	for i := range h.Slots {
 		s := &h.Slots[i]
 		if s.Expires != 0 && now.UnixMilli() >= s.Expires {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault"
@@ -85,6 +86,32 @@ func (h *house) replace(t *testing.T, id identity.ID, proof identity.Key) (ident
 		t.Fatal(err)
 	}
 	return key, out
+}
+
+// An heir made with the recovery key must not end with the grace of a key that
+// was rotated shortly before.
+func TestHeirOfTheRecoveryKeyDoesNotEndWithAGrace(t *testing.T) {
+	for name, revoked := range map[string]bool{"active": false, "revoked": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			old := h.create(t, "ci", identity.Grant{Globs: []identity.Glob{"a*"}})
+			h.put(t, old.Identity(), secret("a", "1"))
+			if _, err := h.Rotate(t.Context(), old.Identity(), old, vault.Rotation{Grace: 10 * time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+			if revoked {
+				if _, err := h.Revoke(t.Context(), old.Identity(), vault.Revocation{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			key, _ := h.replace(t, old.Identity(), h.birth.Recovery)
+			h.clock = h.clock.Add(time.Hour)
+			v := unlock(t, h.Keeper, key)
+			if got := get(t, v, "a"); got != "1" || !v.Grant().Expires.IsZero() || len(v.Grant().Globs) != 1 {
+				t.Errorf("Get = %q with the grant %v, want the value, the globs and no end", got, v.Grant())
+			}
+		})
+	}
 }
 
 func TestReplaceMovesEveryValueAndItsPast(t *testing.T) {
@@ -287,6 +314,23 @@ func TestRotateRootWhileAgentsAreServed(t *testing.T) {
 	h.root = before
 	if _, err := h.keeper(h.mem).Unlock(t.Context(), key, stdio); err == nil {
 		t.Error("the first root secret still opens the store")
+	}
+}
+
+// A shred of what was revoked long ago says since when its keys are closed,
+// also if the header was sealed again in between.
+func TestRootRotationChangesNoIdentity(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	first, err := h.Revoke(t.Context(), key.Identity(), vault.Revocation{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.clock = h.clock.Add(time.Hour)
+	h.rotateRoot(t, h.Keeper)
+	second, err := h.Revoke(t.Context(), key.Identity(), vault.Revocation{Shred: true})
+	if err != nil || !second.EffectiveAt.Equal(first.EffectiveAt) {
+		t.Errorf("the receipt of the shred is effective at %v, %v; want %v", second.EffectiveAt, err, first.EffectiveAt)
 	}
 }
 

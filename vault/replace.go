@@ -242,10 +242,12 @@ func (k *Keeper) proveLeaked(w *view, proof identity.Key) (*seal.Inner, *seal.Sl
 }
 
 // grantOfHeir is what the key of the heir may do: what the proof may, with the
-// recovery key what the oldest key may. An end that has passed is none.
+// recovery key what the key may that ends last, as a rotation with grace gives
+// the older one an end that nobody meant for its heir. An end that has passed
+// is none.
 func (k *Keeper) grantOfHeir(w *view, slot *seal.Slot) identity.Grant {
-	if slot == nil && len(w.head.Slots) > 0 {
-		slot = &w.head.Slots[0]
+	if slot == nil {
+		slot = lastToEnd(w.head.Slots)
 	}
 	if slot == nil {
 		return identity.Grant{Scopes: identity.DefaultScopes}
@@ -255,6 +257,26 @@ func (k *Keeper) grantOfHeir(w *view, slot *seal.Slot) identity.Grant {
 		g.Expires = time.Time{}
 	}
 	return g
+}
+
+// lastToEnd returns the slot that ends last of those that are live, or of all
+// if none is; nil if there are none.
+func lastToEnd(slots []seal.Slot) (last *seal.Slot) {
+	later := func(s *seal.Slot) bool {
+		switch live := s.State == seal.SlotLive; {
+		case last == nil || live != (last.State == seal.SlotLive):
+			return last == nil || live
+		case last.Expires == 0:
+			return false
+		}
+		return s.Expires == 0 || s.Expires > last.Expires
+	}
+	for i := range slots {
+		if later(&slots[i]) {
+			last = &slots[i]
+		}
+	}
+	return last
 }
 
 // discardHeirs shreds the pending heirs of earlier runs. It returns the heir

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -277,6 +278,9 @@ func (a *app) restoreDir(f restoreFlags) (string, error) {
 	}
 	if a.conf.home != "" {
 		return "", failf(exitUsage, "--into and --home both name the data directory; give one")
+	}
+	if _, err := os.Stat(f.into); errors.Is(err, syscall.ENOTDIR) {
+		return "", failf(exitUsage, "--into %s: a part of the path is a file", f.into).hint("solekey restore FILE --into DIR")
 	}
 	return filepath.Abs(f.into)
 }
