@@ -61,7 +61,6 @@ type callInfo struct {
 const (
 	ptraceGetSyscallInfo = 0x420e
 	ptraceExitKill       = 0x100000
-	waitNoThread         = 0x20000000 // children of this thread only, not those of other tests
 )
 
 // tracee is a traced process.
@@ -91,7 +90,7 @@ func trace(bin string, args, env []string, below string, d death) (life, error) 
 	defer func() { _ = null.Close() }()
 	t := &tracee{below: below, death: d}
 	t.pid, err = syscall.ForkExec(bin, append([]string{bin}, args...), &syscall.ProcAttr{
-		Dir: below, Env: env, Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true},
+		Dir: below, Env: env, Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true, Setpgid: true},
 	})
 	if err != nil {
 		return life{}, errors.Join(errNoTrace, err)
@@ -116,7 +115,7 @@ func (t *tracee) run() error {
 		return err
 	}
 	for {
-		tid, err := syscall.Wait4(-1, &ws, syscall.WALL|waitNoThread, nil)
+		tid, err := syscall.Wait4(-t.pid, &ws, syscall.WALL, nil) // its process group: no child of another test
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
