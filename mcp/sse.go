@@ -54,7 +54,15 @@ type stream struct {
 	ctx    context.Context // ends with the stream
 	cancel context.CancelFunc
 	places chan struct{} // one for each request that is not answered yet
-	events chan []byte   // holds as many
+	events chan answers  // holds as many
+}
+
+// answers are what waits to be written to a stream for one request. Until it
+// is written, or the stream ends, the request counts as running: what nobody
+// reads is memory as well.
+type answers struct {
+	text    []byte
+	written func()
 }
 
 // add registers a stream, or says why there is no room.
@@ -67,7 +75,7 @@ func (s *streams) add(ctx context.Context, slot identity.SlotID) (*stream, *deni
 	if len(s.open) >= maxStreamsOfAll {
 		return nil, &denial{http.StatusTooManyRequests, tooFast("The endpoint has no room for another stream.", time.Second)}
 	}
-	st := &stream{id: rand.Text(), slot: slot, places: make(chan struct{}, maxUnheard), events: make(chan []byte, maxUnheard)}
+	st := &stream{id: rand.Text(), slot: slot, places: make(chan struct{}, maxUnheard), events: make(chan answers, maxUnheard)}
 	st.ctx, st.cancel = context.WithCancel(ctx)
 	s.open[st.id] = st
 	s.work.Add(1)
@@ -185,20 +193,23 @@ func tell(st *stream, w http.ResponseWriter, ctl *http.ResponseController) {
 	w.WriteHeader(http.StatusOK)
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
-	for text := []byte("event: endpoint\ndata: /message?" + sessionParam + "=" + st.id + "\n\n"); ; {
+	nothing := func() {}
+	next := answers{[]byte("event: endpoint\ndata: /message?" + sessionParam + "=" + st.id + "\n\n"), nothing}
+	for {
 		if patience(w) != nil || st.ctx.Err() != nil {
 			return
 		}
-		if _, err := w.Write(text); err != nil || ctl.Flush() != nil {
+		if _, err := w.Write(next.text); err != nil || ctl.Flush() != nil {
 			return
 		}
+		next.written()
 		select {
 		case <-st.ctx.Done():
 			return
-		case text = <-st.events:
+		case next = <-st.events:
 			<-st.places
 		case <-alive.C:
-			text = []byte(":\n\n")
+			next = answers{[]byte(":\n\n"), nothing}
 		}
 	}
 }
@@ -248,8 +259,7 @@ func (e *endpoint) message(w http.ResponseWriter, r *http.Request, c *caller) *d
 		return &denial{http.StatusTooManyRequests, tooFast("Too many requests of this session wait for their answer.", time.Second)}
 	}
 	handed = e.streams.start(st, func() {
-		defer end()
-		e.server.calmly(func() { e.answer(st, c, m, text) })
+		e.server.calmly(func() { e.answer(st, c, m, text, end) })
 	})
 	if !handed {
 		<-st.places
@@ -267,12 +277,22 @@ func (e *endpoint) notice(st *stream, c *caller, m message, text []byte) {
 	}
 }
 
-// answer answers a request on its stream.
-func (e *endpoint) answer(st *stream, c *caller, m message, text []byte) {
+// answer answers a request on its stream, and calls end when that is written
+// or the stream has ended.
+func (e *endpoint) answer(st *stream, c *caller, m message, text []byte, end func()) {
+	defer func() { // a panic above writes nothing
+		if end != nil {
+			end()
+		}
+	}()
 	before, a := e.server.exchange(withCaller(st.ctx, c), st.id, m, text)
 	var events []byte
 	for _, note := range before {
 		events = event(events, e.server.encodeNote(note))
 	}
-	st.events <- event(events, e.server.encode(a)) // never waits: its place was kept
+	events = event(events, e.server.encode(a))
+	written := sync.OnceFunc(end)
+	end = nil
+	stop := context.AfterFunc(st.ctx, written)
+	st.events <- answers{events, func() { stop(); written() }} // never waits: its place was kept
 }

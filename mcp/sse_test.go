@@ -511,6 +511,50 @@ func TestStalledReaderIsDropped(t *testing.T) {
 	}
 }
 
+// TestUnreadAnswersCountAsRunning is an agent who opens every stream it may
+// have, reads none of them, and asks on each for as much as the stream holds:
+// 512 answers of up to 150 KiB, which took 300 MiB of the server, where two
+// such agents end it for all. What is answered and not written is within the
+// room of the identity, and the others have theirs.
+func TestUnreadAnswersCountAsRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		k, other := h.agent("a", identity.Grant{}), h.agent("b", identity.Grant{})
+		h.put(k, secret("openai", "CANARY-value"))
+		h.put(other, secret("openai", "CANARY-other"))
+		s := h.openInside(t, mcp.HTTPOptions{Loopback: true, Rate: -1})
+		accepted := 0
+		for range 8 {
+			_, path := s.stall(t, k)
+			for id := range 64 {
+				switch a := s.post(path, k, call(id, "get_secret", `{"label":"openai"}`)); a.status {
+				case 202:
+					accepted++
+				case 429:
+				default:
+					t.Fatalf("POST = %d %s", a.status, a.body)
+				}
+				synctest.Wait() // its answer is there, and waits
+			}
+		}
+		if accepted != 128 {
+			t.Errorf("%d answers wait for readers, want 128", accepted)
+		}
+		if a := s.post("/mcp", other, call(1, "get_secret", `{"label":"openai"}`)); !strings.Contains(a.body, "CANARY-other") {
+			t.Errorf("a call of another identity = %d %s", a.status, a.body)
+		}
+		// The control: streams that were dropped hold no room.
+		time.Sleep(12 * time.Second)
+		st := s.stream(t, k)
+		for id := range 200 {
+			if v := value[map[string]any](t, st.ask(t, call(id, "get_secret", `{"label":"openai"}`))); v["value"] != "CANARY-value" {
+				t.Fatalf("call %d afterwards = %v", id, v)
+			}
+		}
+		st.leave()
+	})
+}
+
 func TestUnansweredRequestsOfOneStreamAreBounded(t *testing.T) {
 	h := newHouse(t)
 	k := h.agent("a", identity.Grant{})
