@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -139,6 +140,52 @@ func TestFloodsTakeNoMemory(t *testing.T) {
 	if after := memory(t, os.Getpid(), "RssAnon"); after-before < 32<<10 && taken[len(taken)-1] != 0 {
 		t.Errorf("64 MiB taken look like %d KiB", after-before)
 	}
+}
+
+// TestUnreadListsTakeBoundedMemory is an agent with a key and many labels, who
+// asks for its list on many connections and reads none of the answers. The collector, which may run seldom, made five
+// times of them: 300 MiB for one agent, where a container has 512.
+func TestUnreadListsTakeBoundedMemory(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, "--rate", "0")
+	hog := strings.TrimSpace(f.must("identity", "create", "hog", "--print-key").stdout)
+	var env strings.Builder
+	for i := range 600 {
+		fmt.Fprintf(&env, "LABEL_WITH_A_LONG_NAME_AS_SETTINGS_OF_GREAT_PROGRAMS_SOMETIMES_HAVE_%d=v%d\n", i, i)
+	}
+	file := filepath.Join(f.root, "hog.env")
+	if err := os.WriteFile(file, []byte(env.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.must("import", file, "--identity", "hog", "--all", "--yes")
+	f.warm(t)
+	const list = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_labels","arguments":{}}}`
+	post := fmt.Sprintf("POST %%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", f.addr, hog, len(list), list)
+	grown := f.growth(t, "lists that nobody reads", func() {
+		for range 300 {
+			c, err := net.Dial("tcp", f.addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			_ = c.(*net.TCPConn).SetReadBuffer(2 << 10)
+			_ = c.SetWriteDeadline(time.Now().Add(patience))
+			_, _ = io.WriteString(c, strings.Repeat(fmt.Sprintf(post, "/mcp"), 20)) // one that is refused is closed
+		}
+		for until := time.Now().Add(patience); ; { // the room of the agent is taken
+			if _, text := f.h.ask("/metrics"); strings.Contains(text, `{path="/mcp",status="429"}`) {
+				return
+			} else if time.Now().After(until) {
+				t.Error("no request was refused")
+				return
+			}
+		}
+	})
+	if limit := 200 << 10; grown >= limit {
+		t.Errorf("lists that nobody reads take %d KiB, want less than %d", grown, limit)
+	}
+	f.end(t)
 }
 
 func (f *fort) pourAll(t *testing.T) {

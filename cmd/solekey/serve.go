@@ -72,7 +72,7 @@ type hosting struct {
 
 // host serves until ctx ends, then drains.
 func (a *app) host(ctx context.Context, o serveOptions) error {
-	debug.SetGCPercent(400) // a third of the CPU under load, for some MiB
+	tuneMemory(os.Getenv)
 	h := &hosting{app: a, opts: o, log: a.logger(o), broken: make(chan error, 2)}
 	slog.SetDefault(slog.New(libraryLog{h.log})) // also what libraries print with package log
 	given, err := systemdListener(os.Getenv, os.Getpid())
@@ -92,6 +92,20 @@ func (a *app) host(ctx context.Context, o serveOptions) error {
 		}
 	}
 	return h.run(ctx, given)
+}
+
+// softMemory is what the collector tries to stay under. Ordinary load takes a
+// fifth of it; the answers that agents ask for and do not read take more.
+const softMemory = 160 << 20
+
+// tuneMemory lets the collector run seldom, which is a third of the CPU under
+// load for some MiB, but not while five times of much is in use: a container
+// has less. GOMEMLIMIT has the last word.
+func tuneMemory(getenv func(string) string) {
+	debug.SetGCPercent(400)
+	if getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(softMemory)
+	}
 }
 
 // run opens the store, then the ports.
