@@ -488,7 +488,7 @@ func TestBodiesThatAreNoRequests(t *testing.T) {
 		"4,200 values":          {request(1, "ping", `{"a":[`+strings.Repeat("0,", 4199)+"0]}"), 400, "1", -32600},
 		"4,200 members":         {request(1, "ping", `{"a":{`+strings.Repeat(`"x":0,`, 4199)+`"x":0}}`), 400, "1", -32600},
 		"4,000 values":          {request(1, "ping", `{"a":[`+strings.Repeat("0,", 3999)+"0]}"), 200, "1", 0},
-		"two ids":               {`{"jsonrpc":"2.0","id":1,"method":"ping","id":2}`, 200, "2", 0},
+		"two ids":               {`{"jsonrpc":"2.0","id":1,"method":"ping","id":2}`, 400, "null", -32600},
 		"brackets in a text":    {request(1, "ping", `{"a":"`+strings.Repeat("[", 100)+`\"[[[["}`), 200, "1", 0},
 		"blanks around":         {"\r\n " + request(1, "ping", "{}") + "\n", 200, "1", 0},
 		"huge number":           {request(1, "ping", `{"a":1e400}`), 0, "1", 0},

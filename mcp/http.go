@@ -250,6 +250,11 @@ func era(h http.Header, m message) (modern bool, bad *answer) {
 		} `json:"_meta"`
 	}
 	_ = json.Unmarshal(m.Params, &params) // what is unreadable has no version
+	for _, name := range []string{mcp.HeaderProtocolVersion, mcp.HeaderMethod, mcp.HeaderName} {
+		if len(h.Values(name)) > 1 { // what is in front may have read the other one
+			return true, fault(m.ID, mcp.HEADER_MISMATCH, "The header "+name+" is given twice.")
+		}
+	}
 	said, meant := h.Get(mcp.HeaderProtocolVersion), params.Meta.Version
 	if !mcp.IsModernProtocol(said) && !mcp.IsModernProtocol(meant) {
 		if said != "" && m.Method != mcp.MethodInitialize && !mcp.IsValidProtocolVersion(said) {

@@ -411,6 +411,87 @@ func TestModernHeaders(t *testing.T) {
 	}
 }
 
+// TestARequestMeansOneThing is a client whose gateway looks into requests and
+// lets list_labels through: it hides get_secret where our decoder finds it and
+// others do not, behind a name that is given twice or in other letters, or
+// behind a header that is. None of these is served, with the old revisions or
+// the modern one.
+func TestARequestMeansOneThing(t *testing.T) {
+	h := newHouse(t)
+	k := h.agent("a", identity.Grant{})
+	h.put(k, secret("openai", "CANARY-value"))
+	s := h.open(t, mcp.HTTPOptions{Loopback: true})
+	st := s.stream(t, k)
+	const args = `"arguments":{"label":"openai"}`
+	secretly := `"params":{"name":"get_secret",` + args + `}`
+	say := func(members string) string { return `{"jsonrpc":"2.0","id":1,` + members + `}` }
+	for name, body := range map[string]string{
+		"method twice":             say(`"method":"tools/list","method":"tools/call",` + secretly),
+		"method in capitals":       say(`"Method":"tools/call",` + secretly),
+		"method twice, one large":  say(`"method":"tools/list","METHOD":"tools/call",` + secretly),
+		"method twice, escaped":    say(`"method":"tools/list","\u006dethod":"tools/call",` + secretly),
+		"params twice":             say(`"method":"tools/call","params":{"name":"list_labels"},` + secretly),
+		"params twice, one large":  say(`"method":"tools/call","params":{"name":"list_labels"},"Params":{"name":"get_secret",` + args + `}`),
+		"params in two halves":     say(`"method":"tools/call",` + secretly + `,"params":{}`),
+		"name twice":               say(`"method":"tools/call","params":{"name":"list_labels","name":"get_secret",` + args + `}`),
+		"name twice, one large":    say(`"method":"tools/call","params":{"name":"list_labels","Name":"get_secret",` + args + `}`),
+		"name twice, escaped":      say(`"method":"tools/call","params":{"name":"list_labels","\u004eame":"get_secret",` + args + `}`),
+		"arguments twice":          say(`"method":"tools/call","params":{"name":"get_secret","arguments":{},` + args + `}`),
+		"arguments with a long s":  say(`"method":"tools/call","params":{"name":"get_secret","arguments":{},"argument\u017f":{"label":"openai"}}`),
+		"id twice":                 say(`"ID":2,"method":"tools/call",` + secretly),
+		"answer that is a request": say(`"Result":null,"method":"tools/call",` + secretly),
+		"blanks about":             " { \"jsonrpc\" : \"2.0\" , \"id\" : [ ] , \"id\" : 1 , \"method\" : \"tools/call\" , " + secretly + " } ",
+	} {
+		for _, path := range []string{"/mcp", st.path} {
+			if a := s.post(path, k, body); a.status != 400 || strings.Contains(a.body, "CANARY") {
+				t.Errorf("%s on %s = %d %s", name, path, a.status, a.body)
+			}
+		}
+	}
+	modern := func(members string) string { return request(1, "tools/call", "{"+members+","+meta+"}") }
+	header := modernHeaders("tools/call", eras["legacy"](get("openai")))
+	for name, c := range map[string]struct {
+		body   string
+		header []string
+	}{
+		"name twice":          {modern(`"Name":"list_labels",` + get("openai")), nil},
+		"params in halves":    {say(`"method":"tools/call","params":{` + get("openai") + `},"params":{"name":"get_secret",` + meta + `}`), nil},
+		"_meta twice":         {modern(`"_meta":{},` + get("openai")), nil},
+		"version twice":       {strings.Replace(modern(get("openai")), `"_meta":{`, `"_meta":{"io.modelcontextprotocol/protocolversion":"2025-11-25",`, 1), nil},
+		"name header twice":   {modern(get("openai")), []string{"Mcp-Name", "list_labels"}},
+		"method header twice": {modern(get("openai")), []string{"Mcp-Method", "ping"}},
+	} {
+		r, err := http.NewRequest(http.MethodPost, s.url+"/mcp", strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		setHeaders(r, k, header...)
+		for i := 0; i < len(c.header); i += 2 {
+			r.Header.Add(c.header[i], c.header[i+1])
+		}
+		resp, err := s.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 400 || strings.Contains(string(text), "CANARY") {
+			t.Errorf("modern, %s = %d %s %v", name, resp.StatusCode, text, err)
+		}
+	}
+	// The control: names that only look alike, and the same ones elsewhere.
+	for name, body := range map[string]string{
+		"plain":         say(`"method":"tools/call",` + secretly),
+		"others twice":  say(`"x":1,"x":{"method":1},"method":"tools/call",` + secretly),
+		"names in text": say(`"x":"\"method\":","method":"tools/call",` + secretly),
+		"deeper":        say(`"method":"tools/call","params":{"name":"get_secret","_meta":{"name":"a","Name":["b",{"method":"c","method":""}]},` + args + `}`),
+	} {
+		if v := value[map[string]any](t, s.post("/mcp", k, body).reply(t)); v["value"] != "CANARY-value" {
+			t.Errorf("%s = %v", name, v)
+		}
+	}
+}
+
 func TestLegacyVersionHeader(t *testing.T) {
 	h := newHouse(t)
 	k := h.agent("a", identity.Grant{})

@@ -50,6 +50,9 @@ func parse(text []byte) (message, *answer) {
 	if bytes.TrimLeft(text, " \t\r\n")[0] == '[' {
 		return m, fault(nil, mcp.INVALID_REQUEST, "Batches are not supported.")
 	}
+	if ambiguous(text) {
+		return m, fault(nil, mcp.INVALID_REQUEST, "A member is given twice, or in other letters.")
+	}
 	if m.ID != nil && !usableID(m.ID) {
 		return m, fault(nil, mcp.INVALID_REQUEST, "The id must be a string or a number.")
 	}
