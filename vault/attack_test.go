@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -176,6 +177,47 @@ func TestFloodOfStrangersStopsNobody(t *testing.T) {
 	}
 	if counted != 1000 {
 		t.Errorf("%d strangers counted, want 1000", counted)
+	}
+}
+
+// The disk is full for an hour, agents go on calling, and strangers come from
+// a new address each time, as who has an IPv6 network can. Lines about them
+// that could not be written came back beside those of the meantime, until they
+// were more than one write of the log takes: from then on no line of anybody
+// could be written, and nothing was given out until the process was restarted.
+// What strangers add to a write stays bounded, and is counted whole.
+func TestFloodOfStrangersWhileTheLogIsFull(t *testing.T) {
+	h := newHouse(t)
+	key := h.create(t, "ci", identity.Grant{})
+	h.put(t, key.Identity(), secret("a", "1"))
+	v := unlock(t, h.Keeper, key)
+	h.mem.appendErr = errors.New("no space left")
+	const rounds, each = 50, 40
+	round := 0
+	h.mem.appendHook = func() { // while a line waits for the disk, more come
+		for i := range each {
+			_, err := h.Unlock(t.Context(), identity.NewKey(identity.Agent, key.Identity()), vault.Source{Via: "http", Addr: fmt.Sprintf("2001:db8:%x:%x::1", round, i)})
+			wantWord(t, "a stranger", err, vault.Unauthorized)
+		}
+	}
+	for ; round < rounds; round++ {
+		h.clock = h.clock.Add(time.Minute)
+		_, err := v.Get(t.Context(), "a", "")
+		wantWord(t, "Get", err, vault.AuditUnavailable)
+	}
+	h.mem.appendHook = nil
+	h.mem.appendErr = nil
+	h.clock = h.clock.Add(time.Minute)
+	get(t, v, "a")
+	lines, counted := 0, 0
+	for _, r := range h.records(t) {
+		if r.Event == "auth" {
+			lines++
+			counted += r.N
+		}
+	}
+	if counted != rounds*each || lines > 33 {
+		t.Errorf("%d strangers in %d lines, want %d in at most 33", counted, lines, rounds*each)
 	}
 }
 

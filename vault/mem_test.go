@@ -26,6 +26,7 @@ type memory struct {
 	lines [][]byte
 
 	appendErr  error        // what Append returns, if not nil
+	appendHook func()       // runs before a line is written, or is not
 	afterLine  func()       // runs after a line is written, without the lock
 	commitHook func() error // runs before a commit, without the lock
 	eraseHook  func() error // runs before an erasure, without the lock
@@ -183,6 +184,9 @@ func (m *memory) EraseCell(_ context.Context, id identity.ID) error {
 func (m *memory) Erasure() storage.Class { return storage.InPlace }
 
 func (m *memory) Append(ctx context.Context, bodies ...[]byte) (uint64, error) {
+	if m.appendHook != nil {
+		m.appendHook()
+	}
 	if err := errors.Join(ctx.Err(), m.appendErr, storage.CheckBodies(bodies...)); err != nil {
 		return 0, err
 	}

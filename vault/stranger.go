@@ -25,13 +25,18 @@ type strangers struct {
 func (s *strangers) count(from Source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.add(from, 1)
+}
+
+// add counts n attempts. The caller holds mu.
+func (s *strangers) add(from Source, n int) {
 	if s.counts == nil {
 		s.counts = make(map[Source]int)
 	}
 	if _, known := s.counts[from]; !known && len(s.counts) >= maxStrangers {
 		from = Source{Via: from.Via, Addr: "others"}
 	}
-	s.counts[from]++
+	s.counts[from] += n
 }
 
 // take returns the lines that are due, or all of them.
@@ -50,12 +55,13 @@ func (s *strangers) take(now time.Time, all bool) ([]audit.Record, bool) {
 	return recs, true
 }
 
-// giveBack counts again what could not be written.
+// giveBack counts again what could not be written. It keeps to the same room:
+// a log that cannot be written for a day must not gather the sources of a day.
 func (s *strangers) giveBack(recs []audit.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range recs {
-		s.counts[Source{Via: r.Via, Addr: r.From}] += r.N
+		s.add(Source{Via: r.Via, Addr: r.From}, r.N)
 	}
 }
 
