@@ -231,7 +231,8 @@ func (e *endpoint) refuse(err error, try attempt, slot identity.SlotID) *denial 
 	default:
 		try.giveBack() // the store failed, not the key
 		if r.Word == vault.Internal {
-			e.server.log.Error("unlocking failed", slog.String("cause", chain(r.Cause())))
+			// Anybody with the text of a key gets here, as often as it is sent.
+			e.faults.Do(func() { e.server.log.Error("unlocking failed", slog.String("cause", chain(r.Cause()))) })
 		}
 		return &denial{http.StatusServiceUnavailable, r}
 	}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/solekey/solekey/identity"
@@ -747,6 +748,30 @@ func TestStorageThatFailsIsUnavailable(t *testing.T) {
 	if log := h.log.String(); strings.Contains(log, "CANARY") || !strings.Contains(log, "unlocking failed") {
 		t.Errorf("the log = %s", log)
 	}
+}
+
+// TestStrangersDoNotFillTheLog is somebody with keys of their own making, at an
+// endpoint whose store is gone for a while: each request left a line, as fast
+// as requests come, on the disk that perhaps was the cause. A cause is logged
+// once a second.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		s := h.openInside(t, mcp.HTTPOptions{Loopback: true})
+		err := errors.New("the store is gone")
+		h.backend.reads.Store(&err)
+		for second := range 3 {
+			for range 200 {
+				if a := s.post("/mcp", identity.NewKey(identity.Agent, identity.NewID()), request(1, "ping", "{}")); a.status != 503 {
+					t.Fatalf("a stranger = %d %s", a.status, a.body)
+				}
+			}
+			if got := strings.Count(h.log.String(), "unlocking failed"); got != second+1 {
+				t.Fatalf("in second %d there are %d lines, want %d", second, got, second+1)
+			}
+			time.Sleep(time.Second + time.Millisecond)
+		}
+	})
 }
 
 // Unlock gets no more than 2 s, and its caller an answer.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
+	"golang.org/x/time/rate"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/internal/seal"
@@ -69,10 +70,11 @@ type endpoint struct {
 	limits  *limits
 	streams *streams
 	observe Observer
+	faults  rate.Sometimes // what is logged of requests whose key is not proved
 }
 
 func newEndpoint(s *Server, o HTTPOptions) *endpoint {
-	e := &endpoint{server: s, http: o, hosts: map[hostPort]bool{}, limits: newLimits(o.Rate), streams: newStreams(), observe: o.Observe}
+	e := &endpoint{server: s, http: o, hosts: map[hostPort]bool{}, limits: newLimits(o.Rate), streams: newStreams(), observe: o.Observe, faults: rate.Sometimes{Interval: time.Second}}
 	for _, name := range o.Hosts {
 		e.hosts[parseHost(name)] = true
 	}
