@@ -29,6 +29,7 @@ const (
 
 	headerTime  = 5 * time.Second
 	readTime    = 15 * time.Second
+	answerTime  = 10 * time.Second // without a byte of what waits being taken, over HTTP/2
 	idleTime    = 90 * time.Second
 	headerBytes = 16 << 10
 
@@ -190,12 +191,14 @@ func (h *hosting) secure(ended context.Context) (err error) {
 }
 
 // httpServer returns a server that bounds what strangers can make it wait for
-// and hold. Event streams set deadlines of their own on each write.
+// and hold. Answers set deadlines of their own on each write, which in HTTP/2 are
+// of the stream; the connection has one as well.
 func httpServer(log *slog.Logger, h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ErrorLog: slog.NewLogLogger(libraryLog{log}, slog.LevelInfo),
 		DisableGeneralOptionsHandler: true, // which answers before any guard
 		ReadHeaderTimeout:            headerTime, ReadTimeout: readTime, IdleTimeout: idleTime, MaxHeaderBytes: headerBytes,
+		HTTP2: &http.HTTP2Config{WriteByteTimeout: answerTime},
 	}
 }
 
