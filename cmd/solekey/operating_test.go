@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -245,6 +246,44 @@ func TestImageIsNotRoot(t *testing.T) {
 	}
 	if !strings.Contains(last, "CREDENTIALS_DIRECTORY=/run/secrets") || regexp.MustCompile(`(?m)^(ARG|ENV).*(KEY|SECRET)=`).MatchString(text) {
 		t.Error("the root key comes from elsewhere than a mounted file")
+	}
+}
+
+// TestImageIsBuiltFromTheWholeTree compares what is kept out of the build of
+// the image with what belongs to the repository: if a tracked file is missing,
+// the version in the binary says that the tree was changed.
+func TestImageIsBuiltFromTheWholeTree(t *testing.T) {
+	list, err := exec.Command("git", "-C", filepath.Join("..", ".."), "ls-files").Output()
+	if err != nil {
+		t.Skip("the tracked files are not known: ", err)
+	}
+	left := func(ignored string) (out []string) {
+		for path := range strings.Lines(string(list)) {
+			path, gone := strings.TrimSuffix(path, "\n"), false
+			for rule := range strings.Lines(ignored) {
+				rule = strings.TrimSpace(rule)
+				if rule == "" || rule[0] == '#' {
+					continue
+				}
+				rule, back := strings.CutPrefix(rule, "!")
+				words := regexp.QuoteMeta(strings.Trim(rule, "/"))
+				words = strings.NewReplacer(`\*\*/`, `(.*/)?`, `\*`, `[^/]*`).Replace(words)
+				if regexp.MustCompile(`^` + words + `(/.*)?$`).MatchString(path) {
+					gone = !back
+				}
+			}
+			if gone {
+				out = append(out, path)
+			}
+		}
+		return out
+	}
+	text := page(t, "examples/docker/Dockerfile.dockerignore")
+	if got := left(text); len(got) > 0 {
+		t.Errorf("these files do not get into the build: %q", got)
+	}
+	if left(text+"\n**/*.md\n") == nil { // the control
+		t.Error("a rule that leaves tracked files out is not seen")
 	}
 }
 
