@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -284,6 +285,26 @@ func TestImageIsBuiltFromTheWholeTree(t *testing.T) {
 	}
 	if left(text+"\n**/*.md\n") == nil { // the control
 		t.Error("a rule that leaves tracked files out is not seen")
+	}
+}
+
+// TestConnectionsFitTheMemory is a stranger without a key who holds as many
+// idle connections as a server takes: what they cost, beside what the
+// collector is to stay under, is within the memory that examples give it.
+func TestConnectionsFitTheMemory(t *testing.T) {
+	need := connsOfAll*connMemory + softMemory
+	for name, setting := range map[string]string{
+		"examples/docker/compose.yaml":        `mem_limit: (\d+)m`,
+		"examples/kubernetes/deployment.yaml": `limits: \{memory: (\d+)Mi\}`,
+	} {
+		found := regexp.MustCompile(setting).FindStringSubmatch(page(t, name))
+		if found == nil {
+			t.Errorf("%s does not say how much memory there is", name)
+			continue
+		}
+		if n, err := strconv.Atoi(found[1]); err != nil || n<<20 < need {
+			t.Errorf("%s gives %s MiB, want %d", name, found[1], need>>20)
+		}
 	}
 }
 

@@ -8,12 +8,15 @@ import (
 
 // How many connections a server holds. What is over a limit is closed at once,
 // so that whoever opens many keeps nobody else out, and descriptors are left
-// for the store, the private port and the log.
+// for the store, the private port and the log. A stranger with many addresses,
+// which any IPv6 network has, may hold them all for 90 s each without a key: so
+// they fit the memory of a container, as in examples.
 
 const (
-	connsOfAll   = 16 << 10
-	connsOfOne   = 256 // of one address, where addresses are those of clients
-	filesAside   = 128 // descriptors that are not connections of the public port
+	connsOfAll   = 8 << 10
+	connMemory   = 40 << 10 // of one that is idle, over TLS and HTTP/2: 36 KiB measured
+	connsOfOne   = 256      // of one address, where addresses are those of clients
+	filesAside   = 128      // descriptors that are not connections of the public port
 	leastOfConns = 64
 )
 
