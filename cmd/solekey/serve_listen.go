@@ -149,15 +149,26 @@ func systemdListener(getenv func(string) string, pid int) (net.Listener, error) 
 	if getenv("LISTEN_FDS") != "1" {
 		return nil, failf(exitUsage, "systemd passes more than one socket (LISTEN_FDS), and this server takes one").hint("systemctl cat solekey.socket")
 	}
-	f := os.NewFile(firstFD, "LISTEN_FD_3")
+	return givenListener(os.NewFile(firstFD, "LISTEN_FD_3"))
+}
+
+// givenListener returns the listener of a descriptor, which it closes. A
+// socket unit with Accept=yes passes a connection instead.
+func givenListener(f *os.File) (net.Listener, error) {
 	defer f.Close() // the listener has a copy
+	no := failf(exitUsage, "what systemd passes (LISTEN_FDS) is not a listening socket").hint("systemctl cat solekey.socket     (which has no Accept=yes)")
 	l, err := net.FileListener(f)
 	if err != nil {
-		return nil, failf(exitUsage, "what systemd passes (LISTEN_FDS) is not a listening socket").hint("systemctl cat solekey.socket")
+		return nil, no
 	}
-	if _, ok := l.(*net.TCPListener); !ok {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
 		_ = l.Close()
 		return nil, failf(exitUsage, "the socket from systemd is not of TCP").hint("systemctl cat solekey.socket")
+	}
+	if c, err := tcp.SyscallConn(); err != nil || !listening(c) {
+		_ = l.Close()
+		return nil, no
 	}
 	return l, nil
 }

@@ -25,6 +25,16 @@ func preferNewest(c syscall.RawConn) error {
 	})
 }
 
+// listening reports that connections can be accepted.
+func listening(c syscall.RawConn) bool {
+	on := 0
+	err := onFD(c, func(fd int) (err error) {
+		on, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		return err
+	})
+	return err == nil && on == 1
+}
+
 func onFD(c syscall.RawConn, do func(fd int) error) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) { err = do(int(fd)) }); cerr != nil {
