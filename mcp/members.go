@@ -30,20 +30,20 @@ const lastLevel = 2
 // ambiguous reports that a message, which is valid JSON, has a name twice that
 // means something, or in other letters.
 func ambiguous(text []byte) bool {
-	m := members{text: text}
+	m := memberWalk{text: text}
 	m.blank()
 	return m.here() == '{' && !m.object(0)
 }
 
-// members walks over valid JSON.
-type members struct {
+// memberWalk goes over valid JSON.
+type memberWalk struct {
 	text []byte
 	at   int
 }
 
-func (m *members) here() byte { return m.text[m.at] }
+func (m *memberWalk) here() byte { return m.text[m.at] }
 
-func (m *members) blank() {
+func (m *memberWalk) blank() {
 	for bytes.IndexByte([]byte(" \t\r\n"), m.here()) >= 0 {
 		m.at++
 	}
@@ -51,7 +51,7 @@ func (m *members) blank() {
 
 // object goes over an object. It reports whether its names, and those of the
 // levels below, are clear.
-func (m *members) object(level int) bool {
+func (m *memberWalk) object(level int) bool {
 	m.at++
 	for seen := 0; ; {
 		m.blank()
@@ -83,7 +83,7 @@ func (m *members) object(level int) bool {
 
 // quoted goes over a text and returns what is between its quotes, as it is
 // written.
-func (m *members) quoted() []byte {
+func (m *memberWalk) quoted() []byte {
 	m.at++
 	from := m.at
 	for m.here() != '"' {
@@ -97,7 +97,7 @@ func (m *members) quoted() []byte {
 }
 
 // value goes over a value.
-func (m *members) value() {
+func (m *memberWalk) value() {
 	for open := 0; m.at < len(m.text); {
 		switch m.here() {
 		case '"':
