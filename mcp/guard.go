@@ -23,8 +23,8 @@ import (
 //  1. Host is one of ours: a page cannot reach a loopback endpoint under its
 //     own name (DNS rebinding).
 //  2. Origin is absent or allowed. There are no CORS headers.
-//  3. The method is the one of the path.
-//  4. No key stands in the address or a cookie.
+//  3. No key stands in the address or a cookie.
+//  4. The method is the one of the path.
 //  5. One bearer key, which has not failed too often from its address, nor
 //     have all keys from there.
 //  6. The key opens a vault, on every request anew. Then it is taken off the

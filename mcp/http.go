@@ -158,12 +158,12 @@ func (e *endpoint) route(w *response, r *http.Request) *denial {
 
 // guarded passes a request on, once its key is proved.
 func (e *endpoint) guarded(w *response, r *http.Request, method, via string, next func(http.ResponseWriter, *http.Request, *caller) *denial) *denial {
+	if misplaced(r) {
+		return errLeaked
+	}
 	if r.Method != method {
 		w.Header().Set("Allow", method)
 		return errMethod
-	}
-	if misplaced(r) {
-		return errLeaked
 	}
 	c, d := e.prove(r, via)
 	if d != nil {

@@ -245,13 +245,34 @@ func (g *grantFlags) grant(now time.Time) (identity.Grant, error) {
 	return out, err
 }
 
+// envName returns the name under which the environment holds a flag:
+// PREFIX_NAME for --name, with underscores for dashes.
+func envName(prefix, flag string) string {
+	return prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// strayVariables returns the names of set variables that begin with prefix and
+// are of no flag,
+// such as misspelt ones.
+func strayVariables(own *pflag.FlagSet, prefix string, environ []string) []string {
+	known := map[string]bool{}
+	own.VisitAll(func(f *pflag.Flag) { known[envName(prefix, f.Name)] = true })
+	var out []string
+	for _, v := range environ {
+		if name, value, _ := strings.Cut(v, "="); value != "" && strings.HasPrefix(name, prefix) && !known[name] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // flagsFromEnv sets those of own that are not on the command line from the
-// environment: PREFIX_NAME for --name, with underscores for dashes. An empty
-// variable says nothing. What it holds is not repeated in an error.
+// environment. An empty variable says nothing. What it holds is not repeated in
+// an error.
 func flagsFromEnv(all, own *pflag.FlagSet, prefix string, getenv func(string) string) error {
 	var problem error
 	own.VisitAll(func(f *pflag.Flag) {
-		name := prefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := envName(prefix, f.Name)
 		text := getenv(name)
 		if f.Changed || text == "" || f.Name == "help" || problem != nil {
 			return

@@ -67,6 +67,9 @@ this user can join such a port.`,
 			if err := flagsFromEnv(cmd.Flags(), cmd.LocalNonPersistentFlags(), envServe, os.Getenv); err != nil {
 				return err
 			}
+			if stray := strayVariables(cmd.LocalNonPersistentFlags(), envServe, os.Environ()); len(stray) > 0 {
+				a.warn("no flag of serve has this name, so it says nothing: %s", strings.Join(stray, ", "))
+			}
 			o.drainSet = cmd.Flags().Changed("drain-wait")
 			if err := o.check(cmd.Flags()); err != nil {
 				return err
