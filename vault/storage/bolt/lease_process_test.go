@@ -314,6 +314,44 @@ func TestDeletedLockNeverMakesTwoHolders(t *testing.T) {
 	}
 }
 
+// TestTurnOfADeletedLockIsSeenWaiting: who gets the lock of a file that has
+// gone must not wait out of sight of who has the turn by the file there is now.
+func TestTurnOfADeletedLockIsSeenWaiting(t *testing.T) {
+	dir := t.TempDir()
+	path, queue := filepath.Join(dir, lockName), filepath.Join(dir, queueName)
+	old, err := openLock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := flock(old, false, false); !got {
+		t.Fatal(err)
+	}
+	late, _ := testLease(t, dir, leaseOptions{TurnTimeout: patient})
+	entered := make(chan error, 1)
+	go func() { entered <- late.enter(t.Context()) }()
+	eventually(t, "the late one is in the queue", func() bool {
+		q, err := openLock(queue)
+		if err != nil {
+			return false
+		}
+		defer letGo(q)
+		got, err := flock(q, false, false)
+		return err == nil && !got
+	})
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	holder, _ := testLease(t, dir, leaseOptions{TurnTimeout: patient, Patience: time.Millisecond})
+	mustEnter(t, holder)
+	letGo(old) // the late one gets the lock of a file that nobody else can find
+	eventually(t, "the holder yields to the late one", holder.yields)
+	holder.leave()
+	if err := <-entered; err != nil {
+		t.Fatal(err)
+	}
+	late.leave()
+}
+
 // TestReplacedLocksUnderLoad deletes and replaces both lock files while four
 // processes work.
 func TestReplacedLocksUnderLoad(t *testing.T) {

@@ -118,22 +118,40 @@ func (l *lease) take() (*turn, error) {
 // file at the path.
 func (l *lease) confirm(f *os.File) (*turn, error) {
 	t := &turn{lock: f, over: make(chan struct{})}
-	var err error
-	if t.barrier, err = lockDir(l.dir); err == nil {
+	got, err := l.bar(t)
+	if got && err == nil {
 		err = t.look(l.queue)
 	}
-	if err != nil || !at(t.lockInfo, l.path) {
+	if !got || err != nil || !at(t.lockInfo, l.path) {
 		t.drop()
 		return nil, err
 	}
 	return t, nil
 }
 
-// look opens the queue and notes which files this turn goes by.
-func (t *turn) look(queue string) (err error) {
+// bar locks the directory for t. Another process has it only if the file lock
+// was replaced while it held the turn, which it sees and yields to. If instead
+// it is the file of t that has gone, that process sees nothing amiss and
+// nobody in the queue: to wait for it would be to wait for ever.
+func (l *lease) bar(t *turn) (got bool, err error) {
 	if t.lockInfo, err = t.lock.Stat(); err != nil {
-		return err
+		return false, err
 	}
+	for at(t.lockInfo, l.path) {
+		if t.barrier, got, err = lockDir(l.dir); got || err != nil {
+			return got, err
+		}
+		select {
+		case <-l.done:
+			return false, nil
+		case <-time.After(turnRetry):
+		}
+	}
+	return false, nil
+}
+
+// look opens the queue and notes which file that is.
+func (t *turn) look(queue string) (err error) {
 	if t.queue, err = openLock(queue); err != nil {
 		return err
 	}

@@ -78,20 +78,20 @@ func flock(f *os.File, shared, wait bool) (bool, error) {
 // funlock unlocks f, which always succeeds for a lock that is held.
 func funlock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
 
-// lockDir waits for the lock of the directory. It returns nil where
-// directories cannot be locked.
-func lockDir(dir string) (*os.File, error) {
+// lockDir locks the directory, unless another open file has it. It returns no
+// file and true where directories cannot be locked.
+func lockDir(dir string) (*os.File, bool, error) {
 	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	_, err = flock(d, false, true)
-	if err == nil {
-		return d, nil
+	got, err := flock(d, false, false)
+	if got {
+		return d, true, nil
 	}
 	d.Close()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTSUP) {
-		return nil, nil
+		return nil, true, nil
 	}
-	return nil, err
+	return nil, false, err
 }

@@ -66,4 +66,4 @@ func funlock(f *os.File) {
 }
 
 // lockDir does nothing: a lock file that is in use cannot be deleted.
-func lockDir(string) (*os.File, error) { return nil, nil }
+func lockDir(string) (*os.File, bool, error) { return nil, true, nil }
