@@ -77,8 +77,18 @@ func (m *mender) take(ctx context.Context, id identity.ID) (taken bool, err erro
 }
 
 // overtaken reports whether what the store has does not come after what the
-// backup has. The generations tell where the log does not.
+// backup has. What is shredded stays so, and a key that is closed never opens
+// again: a store in which it does was rolled back, whatever its log and its
+// generations say. The generations tell where the log does not.
 func (m *mender) overtaken(id identity.ID, f *found, b *Planned) bool {
+	if b.Status == identity.Shredded {
+		return true
+	}
+	for _, s := range f.head.Slots {
+		if s.State == seal.SlotLive && slices.Contains(b.shut, s.ID) {
+			return true
+		}
+	}
 	if l := m.seen[id]; l != nil {
 		here, ok := l.byHash[f.is]
 		there, ok2 := l.byHash[b.was]
@@ -132,9 +142,12 @@ func (m *mender) owes(id identity.ID, header audit.Hash) {
 			all = append(all, f.closing...)
 		}
 	}
+	// Of a header from before an earlier restore, that restore and what lines
+	// before it close is owed as well.
+	older := l.changes[0].event == audit.Restore && !applied[0]
 	for _, c := range all {
 		i, ok := l.byHash[c.is]
-		if !ok || applied[i] || l.closedLater(l.changes[i], applied) {
+		if !ok && !older || ok && (applied[i] || l.closedLater(l.changes[i], applied)) {
 			continue
 		}
 		c.gen = math.MaxUint64

@@ -58,6 +58,7 @@ type Planned struct {
 	had    uint64 // generation of the header in the archive; 0: it does not open
 	meta   []byte // what is stored
 	was    audit.Hash
+	shut   []identity.SlotID // closed in the header in the archive
 	gen    uint64
 	erase  bool // its cell is stored erased
 }
@@ -238,6 +239,11 @@ func (p *Plan) bury(v *visitor, now time.Time) (err error) {
 func (p *Plan) close(v *visitor, f *fate, now time.Time) (err error) {
 	h := v.head
 	was := h.State
+	for _, s := range h.Slots {
+		if s.State != seal.SlotLive {
+			v.p.shut = append(v.p.shut, s.ID)
+		}
+	}
 	for _, c := range f.closing {
 		if c.gen > h.Gen {
 			v.closes(c)
