@@ -76,6 +76,10 @@ func parseLine(line []byte) (audit.Record, error) {
 // more is none of ours, and would leave no generation for the restored header.
 const maxGen = 1 << 62
 
+// sparedGens is how far below that a restored header stays: the lines of its
+// own later changes must be lines that a store may have written.
+const sparedGens = 1 << 32
+
 // continues reports whether line is number n of a log, after a line with hash
 // prev, and one that a journal takes: one line that it does not take would
 // keep the whole store from being restored.
@@ -121,7 +125,7 @@ func (h *history) note(r audit.Record) {
 		h.fates[r.Identity] = f
 	}
 	f.lines++
-	f.gen = max(f.gen, r.Gen)
+	f.gen = max(f.gen, min(r.Gen, maxGen-sparedGens))
 	f.born = f.born || r.Event == audit.Create
 	if closesKeys(r.Event) {
 		f.closing = append(f.closing, closing{event: r.Event, gen: r.Gen, slot: r.Slot, is: r.Is})

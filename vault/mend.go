@@ -408,7 +408,7 @@ func (m *mender) open(ctx context.Context, file io.ReadWriteSeeker) (*Mended, er
 	for _, p := range out.Plan.Identities {
 		part := m.parts[p.ID]
 		if f := ar.log.fates[p.ID]; f != nil && part.Origin == FromBackup && p.had > 0 && f.gen > p.had {
-			part.Later = int(f.gen - p.had)
+			part.Later = min(int(f.gen-p.had), f.lines)
 			m.parts[p.ID] = part
 		}
 	}

@@ -2,11 +2,13 @@ package vault_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault"
@@ -123,4 +125,34 @@ func TestMendOfAStoreRolledBackBehindAMend(t *testing.T) {
 	again.keys["recovered"] = key
 	third, _ := again.mend(file, true)
 	third.want("x", map[string]string{"revoked": "revoked", "recovered": "again-3"})
+}
+
+// The attack: a line that nobody signed claims the last generation there is. A
+// header that was restored above it would have no lines that a later restore
+// takes for lines of the store, and a revocation none that it carries out.
+func TestHostileGenerationDoesNotHideARevocation(t *testing.T) {
+	w := newWard(t, "a")
+	file := w.backup()
+	w.harmHeader("a")
+	log := w.logBytes()
+	lines := bytes.Split(bytes.TrimSuffix(log, []byte("\n")), []byte("\n"))
+	log = fmt.Appendf(log, `{"seq":%d,"prev":"%x","v":1,"t":"2026-07-14T12:00:00.000000Z","ev":"put","id":"%s","key":"owner","via":"cli","res":"allow","gen":%d}`+"\n",
+		len(lines), sha256.Sum256(lines[len(lines)-1]), w.id("a"), uint64(1)<<62)
+	w.putBack(map[string][]byte{"audit.jsonl": log}, "audit.jsonl")
+	to, m := w.mend(file, true)
+	if p := m.Parts[w.id("a")]; p.Later < 1 || p.Later > len(lines) {
+		t.Errorf("at most %d changes are lost, of %d lines", p.Later, len(lines)+1)
+	}
+	file = to.backup()
+	if _, err := to.Revoke(t.Context(), to.id("a"), vault.Revocation{}); err != nil {
+		t.Fatal(err)
+	}
+	a := must(vault.OpenArchive(t.Context(), bytes.NewReader(file)))
+	if err := a.OpenWithRecoveryKey(w.birth.Recovery); err != nil {
+		t.Fatal(err)
+	}
+	p, err := a.Plan(t.Context(), bytes.NewReader(to.logBytes()), time.Now())
+	if err != nil || p.Identities[0].Since != vault.SinceRevoked {
+		t.Errorf("a restore with the log of a later revocation: %+v, %v", p.Identities[0].Since, err)
+	}
 }
