@@ -180,10 +180,10 @@ func (k *Keeper) verifyOnce(ctx context.Context, o Outside) (rep audit.Report, a
 		rep.Add(1, "was written for another store, or for another recovery key")
 	}
 	for _, line := range broken {
-		rep.Add(line, "is a restore whose log was broken: its lines from there on are in the backup only")
+		rep.Add(line, "is a restore whose log was broken: its lines from there on are in the backup, or in the directory that a repair put aside")
 	}
 	for _, line := range headless {
-		rep.Say(line, "is a restore of a log whose earlier files had been moved away: what was left of it is in the backup only")
+		rep.Say(line, "is a restore of a log whose earlier files had been moved away: what was left of it is in the backup, or in the directory that a repair put aside")
 	}
 	metas, err := k.metas(ctx)
 	if err != nil {

@@ -116,20 +116,26 @@ func (h *history) note(r audit.Record) {
 	if r.Identity.IsZero() || r.Denied {
 		return
 	}
-	f := h.fates[r.Identity]
-	if f == nil {
-		if h.fates == nil {
-			h.fates = make(map[identity.ID]*fate)
-		}
-		f = new(fate)
-		h.fates[r.Identity] = f
-	}
+	f := h.fate(r.Identity)
 	f.lines++
 	f.gen = max(f.gen, min(r.Gen, maxGen-sparedGens))
 	f.born = f.born || r.Event == audit.Create
 	if closesKeys(r.Event) {
 		f.closing = append(f.closing, closing{event: r.Event, gen: r.Gen, slot: r.Slot, is: r.Is})
 	}
+}
+
+// fate returns what the log says of an identity, to be added to.
+func (h *history) fate(id identity.ID) *fate {
+	f := h.fates[id]
+	if f == nil {
+		if h.fates == nil {
+			h.fates = make(map[identity.ID]*fate)
+		}
+		f = new(fate)
+		h.fates[id] = f
+	}
+	return f
 }
 
 // ledger reads the newest log of the lost store and proves that it continues

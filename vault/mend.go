@@ -63,9 +63,14 @@ type Mended struct {
 	// Unlogged counts the identities to whose present header no line of the
 	// log leads. The lines of the mend stand for those that are missing.
 	Unlogged int
+	// Headless reports that the log begins late in the backup too, and cannot be
+	// written anew: no line of it is taken over.
+	Headless bool
 	// Blind reports that lines after the backup are missing or damaged:
 	// whether something was revoked there is not known.
 	Blind bool
+
+	apart bool // the log of the store is whole: what is left out of it is no damage that a mend ends
 }
 
 // Better reports that the mended store has something that the damaged one has
@@ -76,7 +81,7 @@ func (m *Mended) Better() bool {
 			return true
 		}
 	}
-	return m.Left > 0 || m.Healed || m.Unlogged > 0
+	return m.Healed || !m.apart && (m.Left > 0 || m.Unlogged > 0)
 }
 
 // Sound reports that every identity is taken from the store as it is, and the
@@ -197,6 +202,22 @@ func (m *mender) readLog(ctx context.Context) error {
 func (m *mender) whole() bool {
 	return m.log.lines > 0 && m.log.broken == 0 && !m.unread && (m.log.from > 0 || m.log.first == m.a.born)
 }
+
+// covers reports a log that is whole and has every line of the backup's, also
+// files that had been moved away when that was made.
+func (m *mender) covers() bool { return m.whole() && m.met && m.log.from <= m.a.log.from }
+
+// begins is the number of the first line of the mended store's log.
+func (m *mender) begins() uint64 {
+	if m.covers() {
+		return m.log.from
+	}
+	return m.a.log.from
+}
+
+// apart reports a log that is whole, and cannot be put behind that of the
+// backup: files between are missing, or a restore began it anew.
+func (m *mender) apart() bool { return m.whole() && len(m.left) > 0 }
 
 // ErrOtherPast reports a backup whose log and that of the store have no common
 // line of development.
@@ -392,9 +413,10 @@ func (m *mender) open(ctx context.Context, file io.ReadWriteSeeker) (*Mended, er
 		}
 	}
 	for id, late := range m.owed {
-		ar.log.fates[id].closing = append(ar.log.fates[id].closing, late...)
+		f := ar.log.fate(id)
+		f.closing = append(f.closing, late...)
 	}
-	out := &Mended{Archive: ar, Parts: m.parts, Unlogged: m.orphan, Left: len(m.left), Healed: len(m.left) == 0 && !m.whole()}
+	out := &Mended{Archive: ar, Parts: m.parts, Unlogged: m.orphan, Left: len(m.left), Healed: len(m.left) == 0 && !m.whole(), apart: m.apart()}
 	if n := ar.log.broken; n > 0 { // so it was in the backup
 		out.Left += int(ar.log.end()) - n + 1
 	}
@@ -403,7 +425,8 @@ func (m *mender) open(ctx context.Context, file io.ReadWriteSeeker) (*Mended, er
 	if out.Plan, err = ar.Plan(ctx, nil, m.now); err != nil {
 		return nil, err
 	}
-	out.Plan.current = !out.Blind
+	out.Headless = out.Plan.headless()
+	out.Plan.current = !out.Blind && out.Unlogged == 0
 	out.Plan.Lost = m.reallyLost(out.Plan.Lost, ar.log.fates)
 	for _, p := range out.Plan.Identities {
 		part := m.parts[p.ID]

@@ -12,6 +12,7 @@ import (
 
 	"github.com/solekey/solekey/identity"
 	"github.com/solekey/solekey/vault"
+	"github.com/solekey/solekey/vault/storage/bolt"
 )
 
 // files reads the files of the store.
@@ -154,5 +155,163 @@ func TestHostileGenerationDoesNotHideARevocation(t *testing.T) {
 	p, err := a.Plan(t.Context(), bytes.NewReader(to.logBytes()), time.Now())
 	if err != nil || p.Identities[0].Since != vault.SinceRevoked {
 		t.Errorf("a restore with the log of a later revocation: %+v, %v", p.Identities[0].Since, err)
+	}
+}
+
+// A log that ends early beside a mark that does too says nothing of lines that
+// are missing; a header that no line leads to does. A receipt of the mended
+// store must not claim to count everything then.
+func TestMendedReceiptOverMissingLinesIsIncomplete(t *testing.T) {
+	w := newWard(t, "a", "b")
+	file := w.backup()
+	old := w.files()
+	get(t, unlock(t, w.Keeper, w.keys["a"]), "x") // the line that goes missing
+	w.put("a", "x", "new")
+	w.harmHeader("b")
+	receipt := func(w *ward) vault.Receipt {
+		t.Helper()
+		return must(w.Revoke(t.Context(), w.id("a"), vault.Revocation{}))
+	}
+	whole, _ := w.mend(file, true)
+	if r := receipt(whole); !r.Audit.Complete || r.Counts.Revealed != 1 {
+		t.Errorf("control: the receipt of a store mended with its whole log: %+v", r.Audit)
+	}
+	w.putBack(old, "audit.jsonl", "audit.head")
+	to, m := w.mend(file, true)
+	if m.Unlogged != 1 || m.Blind {
+		t.Errorf("mended = %+v", m)
+	}
+	if r := receipt(to); r.Audit.Complete {
+		t.Errorf("the receipt counts %d labels and claims that this is all", r.Counts.Revealed)
+	}
+}
+
+// split is a store whose log goes on in many files, and the oldest of them,
+// which were moved away.
+type split struct {
+	*ward
+	aside map[string][]byte
+}
+
+const splitAt = 4 << 10
+
+func newSplit(t *testing.T) *split {
+	return &split{ward: newWardWith(t, bolt.Options{MaxLog: splitAt}, "filler", "broken", "revoked", "late"), aside: map[string][]byte{}}
+}
+
+// reopen is that of the ward, with short files of the log.
+func (s *split) reopen(between func()) {
+	s.t.Helper()
+	s.ward.reopen(between)
+	if err := s.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.b = must(bolt.Open(s.dir, bolt.Options{MaxLog: splitAt}))
+	s.Keeper = vault.Open(s.b, sourceOf(s.root), vault.Options{})
+}
+
+// fill writes lines until the log has so many files more.
+func (s *split) fill(files int) {
+	s.t.Helper()
+	for want := len(must(bolt.LogFiles(s.dir))) + files; len(must(bolt.LogFiles(s.dir))) < want; {
+		s.put("filler", "x", "filled")
+	}
+}
+
+// move moves files of the log away but for the last so many.
+func (s *split) move(keep int) {
+	s.t.Helper()
+	s.reopen(func() {
+		files := must(bolt.LogFiles(s.dir))
+		for _, p := range files[:len(files)-keep] {
+			s.aside[p] = must(os.ReadFile(p))
+			if err := os.Remove(p); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	})
+}
+
+// allLines is the log as it is there.
+func (s *split) allLines() (out []byte) {
+	for _, p := range must(bolt.LogFiles(s.dir)) {
+		out = append(out, must(os.ReadFile(p))...)
+	}
+	return out
+}
+
+// TestMendOfALogInFiles mends stores whose oldest files of the log were moved
+// away, before or after the backup, or so many that lines are in neither.
+// Whatever was revoked stays so, also after the mended store goes on and is
+// mended again, and of what is left out the mend tells.
+func TestMendOfALogInFiles(t *testing.T) {
+	for what, c := range map[string]struct {
+		before, after   int  // files that are kept at the backup, and after it; 0: all
+		back            bool // those moved away were put back
+		headless, apart bool
+	}{
+		"none moved":             {},
+		"moved after":            {after: 3},
+		"moved before":           {before: 2, headless: true},
+		"before, and after":      {before: 2, after: 3, headless: true},
+		"before, and put back":   {before: 2, back: true},
+		"moved, with a gap":      {after: 1, apart: true},
+		"before, and with a gap": {before: 2, after: 1, headless: true, apart: true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newSplit(t)
+			s.fill(2)
+			if c.before > 0 {
+				s.move(c.before)
+			}
+			file := s.backup()
+			if c.apart {
+				s.fill(2)
+			}
+			if _, err := s.Revoke(t.Context(), s.id("revoked"), vault.Revocation{}); err != nil {
+				t.Fatal(err)
+			}
+			if !c.apart {
+				s.fill(1)
+			}
+			if c.after > 0 {
+				s.move(c.after)
+			}
+			if c.back {
+				s.reopen(func() {
+					for p, b := range s.aside {
+						if err := os.WriteFile(p, b, 0o600); err != nil {
+							t.Fatal(err)
+						}
+					}
+				})
+			}
+			if m, _ := s.tryMend(file, true); !m.Sound() || m.Better() {
+				t.Errorf("a store that is whole is to be mended: %+v", m)
+			}
+			log := s.allLines()
+			s.harmHeader("broken")
+			s.harmHeader("revoked")
+			to, m := s.mend(file, true)
+			to.want("x", map[string]string{"filler": "filled", "broken": "old-broken", "revoked": "revoked", "late": "old-late"})
+			to.wantVerified()
+			if m.Headless != c.headless || m.Blind != c.apart || m.Left > 0 != c.apart {
+				t.Errorf("headless %v, blind %v, %d left; want %v, %v", m.Headless, m.Blind, m.Left, c.headless, c.apart)
+			}
+			if taken := bytes.Contains(to.logBytes(), log); taken != !(c.headless || c.apart) {
+				t.Errorf("the log is taken over: %v", taken)
+			}
+			receipt := must(to.Revoke(t.Context(), to.id("late"), vault.Revocation{}))
+			if lossy := c.headless || c.apart; receipt.Audit.Complete == lossy {
+				t.Errorf("a receipt after it claims %v", receipt.Audit)
+			}
+			if err := to.Recount(t.Context(), receipt); err != nil {
+				t.Errorf("Recount = %v", err)
+			}
+			to.harmHeader("late")
+			again, _ := to.mend(file, true)
+			again.want("x", map[string]string{"filler": "filled", "broken": "old-broken", "revoked": "revoked", "late": "revoked"})
+			again.wantVerified()
+		})
 	}
 }

@@ -101,25 +101,24 @@ func (m *mender) overtaken(id identity.ID, f *found, b *Planned) bool {
 }
 
 // led reports whether the log leads to the header of an identity, as a
-// verification would. A log that is partial or broken in the backup cannot
-// tell.
+// verification would. A log that is broken in the backup cannot tell.
 func (m *mender) led(id identity.ID, f *found) bool {
-	l := m.seen[id]
+	l, partial := m.seen[id], m.begins() > 0
 	switch {
 	case m.a.log.broken > 0:
 		return true
 	case f.head == nil: // a tombstone
-		return l != nil && l.shred
+		return partial || l != nil && l.shred
 	case f.head.Flags&seal.FlagAuditOwed != 0:
 		return true
 	case l == nil:
-		return false
+		return partial
 	}
 	at, ok := l.byHash[f.is]
 	if !ok {
-		return false
+		return partial && l.unmoved(f.is)
 	}
-	problem, _ := l.apart(at, false)
+	problem, _ := l.apart(at, partial)
 	return problem == ""
 }
 
@@ -301,31 +300,33 @@ func (m *mender) lookThrough(ctx context.Context, f *found, id identity.ID, rev 
 	return nil
 }
 
-// splice shows the lines of the log that the mended store begins with: that of
-// the backup, then the lines of the store that continue it. For a log that is
-// whole that is the log as it is; a damaged line that the backup has is healed
-// by it; from a later damage on the lines are left out.
+// splice shows the lines of the log that the mended store begins with. A log
+// that is whole and has all that the backup's has is the log. Else it is that
+// of the backup, then the lines of the store that continue it: a damaged line
+// that the backup has is healed by it, files that were moved away since come
+// from it, and from a later damage or gap on the lines are left out.
 func (m *mender) splice(ctx context.Context, visit func(line []byte) error) error {
-	n, prev := m.a.log.from, m.a.log.before
+	n, prev := m.log.from, m.log.before
 	var old []uint64 // of the lines of the backup, the beginning of their hashes
 	next := func(line []byte) error {
 		n, prev = n+1, sha256.Sum256(line)
 		return visit(line)
 	}
-	err := m.a.walk(ctx, skbVisitor{line: func(line []byte) error {
-		if err := next(line); err != nil {
+	if !m.covers() {
+		n, prev = m.a.log.from, m.a.log.before
+		err := m.a.walk(ctx, skbVisitor{line: func(line []byte) error {
+			if err := next(line); err != nil {
+				return err
+			}
+			if m.whole() && n == m.log.end() && prev != m.log.prev {
+				return ErrOtherPast
+			}
+			old = append(old, binary.BigEndian.Uint64(prev[:]))
+			return nil
+		}})
+		if err != nil {
 			return err
 		}
-		if m.whole() && n == m.log.end() && prev != m.log.prev {
-			return ErrOtherPast
-		}
-		if !m.whole() {
-			old = append(old, binary.BigEndian.Uint64(prev[:]))
-		}
-		return nil
-	}})
-	if err != nil {
-		return err
 	}
 	m.left = nil
 	for line, err := range m.live.Lines(ctx) {
@@ -333,13 +334,14 @@ func (m *mender) splice(ctx context.Context, visit func(line []byte) error) erro
 			return ctx.Err() // what is there of it counts
 		}
 		r, err := parseLine(line)
+		at := r.Seq - m.a.log.from
 		switch {
 		case err == nil && continues(line, n, prev):
 			m.left = nil // what stands before it is in the backup
 			if err := next(line); err != nil {
 				return err
 			}
-		case err == nil && r.Seq < m.a.log.end() && (m.whole() || r.Seq >= m.a.log.from && old[r.Seq-m.a.log.from] == beginning(line)):
+		case err == nil && at < uint64(len(old)) && old[at] == beginning(line):
 		default:
 			m.left = append(m.left, r)
 		}
@@ -357,7 +359,7 @@ func (m *mender) follow(ctx context.Context) error {
 	n := 0
 	return m.splice(ctx, func(line []byte) error {
 		n++
-		r, err := audit.Parse(line)
+		r, err := parseLine(line)
 		if err != nil {
 			return nil
 		}
