@@ -208,7 +208,7 @@ func (s *site) clear() error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return failf(exitUsage, "the repaired store cannot be built: %v", err)
+		return failf(exitUsage, "the repaired store cannot be built: %v", err).hint("solekey doctor --repair BACKUP --into DIR     (a directory that is not there yet)")
 	case len(entries) == 0:
 		return os.Remove(s.work)
 	}
@@ -253,18 +253,23 @@ func (s *site) release() {
 	}
 }
 
-// scramble fills a file with random bytes, if it is there.
+// scramble fills a file with random bytes, if it is there. What is not a file
+// of a repair, as a link that somebody left in the way, is not followed.
 func scramble(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	was, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !was.Mode().IsRegular() {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	info, err := f.Stat()
-	if err == nil {
-		_, err = io.CopyN(f, rand.Reader, info.Size())
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	is, err := f.Stat()
+	if err == nil && os.SameFile(was, is) {
+		_, err = io.CopyN(f, rand.Reader, is.Size())
 	}
 	return errors.Join(err, f.Sync(), f.Close())
 }
