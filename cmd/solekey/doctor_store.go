@@ -57,7 +57,7 @@ func (x *examination) store(ctx context.Context, fix bool) error {
 func (x *examination) beside() {
 	damaged, built := leftovers(x.dir)
 	for _, d := range damaged {
-		x.add(statusWarn, "store", "rm -r "+d+"     (once the repaired store is good)", "%s is the store before a repair, with its shred keys: what is shredded since still opens there", tilde(d))
+		x.add(statusWarn, "store", "rm -r "+shellPath(d)+"     (once the repaired store is good)", "%s is the store before a repair, with its shred keys: what is shredded since still opens there", tilde(d))
 	}
 	if built != "" {
 		x.add(statusWarn, "store", vault.TryRepair+"     (it clears it)", "%s was left by a repair that was cut off, with shred keys in it", tilde(built))

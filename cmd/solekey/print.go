@@ -8,8 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -331,6 +334,20 @@ func globWords(gs []identity.Glob) []string {
 		out = append(out, string(g))
 	}
 	return out
+}
+
+// shellPath is a path as it is pasted into a shell: that of macOS has a space.
+func shellPath(path string) string {
+	odd := func(c rune) bool {
+		return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("/._-+,:@%=", c) && c != filepath.Separator
+	}
+	switch {
+	case path != "" && !strings.ContainsFunc(path, odd):
+		return path
+	case runtime.GOOS == "windows":
+		return `"` + path + `"`
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // tilde shortens the home directory in a path that people read.

@@ -169,7 +169,7 @@ func (r *repair) openBackup(ctx context.Context, have vault.Root) error {
 	}
 	if !sealed {
 		return failf(exitUsage, "this backup is of a store without a recovery key, or of another store than this one: it opens only beside the root key of its machine").
-			hint("solekey restore " + r.f.backup + " --verify")
+			hint("solekey restore " + shellPath(r.f.backup) + " --verify")
 	}
 	key, err := r.app.recoveryKey(ctx, r.f.recovery)
 	if err != nil {
@@ -182,16 +182,21 @@ func (r *repair) openBackup(ctx context.Context, have vault.Root) error {
 // database.
 func restoreBeside(dir string) []string {
 	if _, err := os.Lstat(dir); err != nil {
-		return []string{"solekey restore BACKUP --into " + dir}
+		return []string{"solekey restore BACKUP --into " + shellPath(dir)}
 	}
 	ledger := ""
 	if info, err := os.Lstat(filepath.Join(dir, "audit.jsonl")); err == nil && info.Size() > 0 {
-		ledger = " --ledger " + filepath.Join(dir, "audit.jsonl")
+		ledger = " --ledger " + shellPath(filepath.Join(dir, "audit.jsonl"))
 	}
 	return []string{
-		"solekey restore BACKUP --into " + dir + repairedSuffix + ledger,
-		"then, with every solekey of this store stopped: mv " + dir + " " + dir + ".old && mv " + dir + repairedSuffix + " " + dir,
+		"solekey restore BACKUP --into " + shellPath(dir+repairedSuffix) + ledger,
+		"then, with every solekey of this store stopped: " + exchange(dir, dir+".old", dir+repairedSuffix),
 	}
+}
+
+// exchange is the command that puts a store aside and another in its place.
+func exchange(dir, aside, other string) string {
+	return fmt.Sprintf("mv %s %s && mv %s %s", shellPath(dir), shellPath(aside), shellPath(other), shellPath(dir))
 }
 
 // once makes one attempt, from a state of the store to the swap in that
@@ -238,7 +243,7 @@ func (r *repair) nothing(ctx context.Context, m *vault.Mended) error {
 	a := r.app
 	if !r.noRoot {
 		a.row("ok", "", "every vault opens, and the log goes on to its end: nothing is to be repaired")
-		return nil
+		return r.unchanged(m)
 	}
 	if err := a.confirm(ctx, "Every vault opens. Put the root key of the backup back?"); err != nil {
 		return err
@@ -251,7 +256,7 @@ func (r *repair) nothing(ctx context.Context, m *vault.Mended) error {
 		return err
 	}
 	a.row("root", "", "the root key was put back from the backup; every vault opens")
-	return nil
+	return r.unchanged(m)
 }
 
 // build makes the repaired store in the directory of the site.
@@ -283,6 +288,9 @@ func (r *repair) confirm(ctx context.Context, m *vault.Mended, faults error) err
 			a.warn("%s", w)
 		}
 		a.say("what is at hand brings nothing back; nothing was changed")
+		if err := r.unchanged(m); err != nil {
+			return err
+		}
 		return reported{exit: exitFindings}
 	}
 	all := append(flatRows(rows), warnings...)
@@ -334,6 +342,7 @@ func (r *repair) tell(m *vault.Mended) (rows [][2]string, warnings []string) {
 		switch {
 		case i.Damaged:
 			add("damaged", "%s: %s", nameOf(i), p.Why)
+		case p.Origin == vault.FromBackup && i.Since == vault.SinceShredded: // nothing of the backup comes back
 		case p.Origin == vault.FromBackup:
 			add("backup", "%s: %s; as of the backup of %s%s", nameOf(i), p.Why, made, later(p))
 			if i.Live > 0 {
@@ -357,8 +366,11 @@ func (r *repair) tell(m *vault.Mended) (rows [][2]string, warnings []string) {
 	if m.Healed {
 		add("log", "lines that are damaged or missing come from the backup")
 	}
+	if m.Headless {
+		add("log", "begins anew, as the first files of it were moved away before the backup; the lines so far stay in %s", tilde(r.damaged()))
+	}
 	if m.Left > 0 {
-		add("log", "%s left out, as they continue nothing; what they close is closed", count(m.Left, "line"))
+		add("log", "%s left out, as they continue nothing; what they close is closed, and they stay in %s", count(m.Left, "line"), tilde(r.damaged()))
 	}
 	if m.Unlogged > 0 {
 		add("log", "no line leads to %s as it is; the line of the repair stands for those that are missing", count(m.Unlogged, "identity"))
@@ -373,6 +385,14 @@ func (r *repair) tell(m *vault.Mended) (rows [][2]string, warnings []string) {
 		warnings = append(warnings, "a lost shred key may be in the backup: --recovery-key-file FILE takes it from there")
 	}
 	return rows, warnings
+}
+
+// damaged is where the damaged store is after the repair.
+func (r *repair) damaged() string {
+	if r.f.into != "" {
+		return r.site.dir
+	}
+	return r.site.aside
 }
 
 func later(p vault.Part) string {

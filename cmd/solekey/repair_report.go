@@ -22,6 +22,7 @@ type repairResult struct {
 	Lost       []string       `json:"lost"`
 	LinesLeft  int            `json:"audit_records_left_out"`
 	LogHealed  bool           `json:"log_healed"`
+	LogAnew    bool           `json:"log_begins_anew"`
 	LogUnknown bool           `json:"log_end_unknown"`
 }
 
@@ -37,7 +38,7 @@ func (r *repair) result(m *vault.Mended) repairResult {
 	out := repairResult{
 		Store: r.site.dir, StoreID: r.ar.Info().Store.String(), Backup: r.ar.Info().ID, InPlace: r.f.into == "", Identities: len(m.Plan.Identities),
 		FromBackup: []repairedPart{}, CellsFrom: []repairedPart{}, Refused: []refusedSince{}, Damaged: []repairedPart{}, Lost: []string{},
-		LinesLeft: m.Left, LogHealed: m.Healed, LogUnknown: m.Blind,
+		LinesLeft: m.Left, LogHealed: m.Healed, LogAnew: m.Headless, LogUnknown: m.Blind,
 	}
 	if out.InPlace {
 		out.Aside = r.site.aside
@@ -71,6 +72,16 @@ func (r *repair) result(m *vault.Mended) repairResult {
 	return out
 }
 
+// unchanged says with --json that the store stays as it is.
+func (r *repair) unchanged(m *vault.Mended) error {
+	if !r.app.conf.asJSON {
+		return nil
+	}
+	out := r.result(m)
+	out.Store, out.Aside, out.InPlace = r.site.dir, "", false
+	return r.app.writeJSON(out)
+}
+
 // report says what was made, and what is left to do.
 func (r *repair) report(m *vault.Mended) error {
 	a, out := r.app, r.result(m)
@@ -86,8 +97,11 @@ func (r *repair) report(m *vault.Mended) error {
 	} else {
 		a.row("repaired", "", fmt.Sprintf("%s into %s; %s is as it was", count(out.Identities, "identity"), tilde(out.Store), tilde(r.site.dir)))
 		a.say("next: stop every solekey serve and mcp of this store; what they change meanwhile is not in the repaired one. Then:")
-		a.say("  mv %s %s && mv %s %s", r.site.dir, r.site.aside, out.Store, r.site.dir)
+		a.say("  %s", exchange(r.site.dir, r.site.aside, out.Store))
 		a.say("  solekey audit verify, then solekey doctor, then start them again")
+	}
+	if m.Headless || m.Left > 0 {
+		a.warn("the lines of the log that were not taken over are in %s only: keep its audit*.jsonl", tilde(r.damaged()))
 	}
 	if len(out.Damaged)+len(out.Lost) > 0 {
 		return reported{exit: exitFindings}

@@ -198,7 +198,7 @@ func cutOff(dir string) bool {
 
 // errCutOff is what other commands say of such a directory.
 func errCutOff(dir string) error {
-	return failf(exitUnavailable, "the restore into %s was interrupted, so it is no store yet", tilde(dir)).hint("solekey restore FILE --into "+dir, "rm -r "+dir+"     (to give it up)")
+	return failf(exitUnavailable, "the restore into %s was interrupted, so it is no store yet", tilde(dir)).hint("solekey restore FILE --into "+shellPath(dir), "rm -r "+shellPath(dir)+"     (to give it up)")
 }
 
 func markerText(ar *vault.Archive) string {

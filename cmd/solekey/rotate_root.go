@@ -125,7 +125,7 @@ func (a *app) noCopies(ctx context.Context) error {
 	for _, other := range others {
 		if there, err := os.Stat(other); err == nil && !os.SameFile(here, there) && storeAt(ctx, other) == id {
 			return failf(exitExists, "%s holds a copy of the same store, which nothing would open after this", tilde(other)).
-				hint("rm -r "+dir+"     (to give up the one that you do not need)", "rm -r "+other)
+				hint("rm -r "+shellPath(dir)+"     (to give up the one that you do not need)", "rm -r "+shellPath(other))
 		}
 	}
 	return nil
