@@ -3,6 +3,7 @@ package vault_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -268,9 +269,7 @@ func TestMendOfALogInFiles(t *testing.T) {
 			if c.apart {
 				s.fill(2)
 			}
-			if _, err := s.Revoke(t.Context(), s.id("revoked"), vault.Revocation{}); err != nil {
-				t.Fatal(err)
-			}
+			before := must(s.Revoke(t.Context(), s.id("revoked"), vault.Revocation{}))
 			if !c.apart {
 				s.fill(1)
 			}
@@ -300,6 +299,13 @@ func TestMendOfALogInFiles(t *testing.T) {
 			}
 			if taken := bytes.Contains(to.logBytes(), log); taken != !(c.headless || c.apart) {
 				t.Errorf("the log is taken over: %v", taken)
+			}
+			if err := to.Recount(t.Context(), before); errors.Is(err, vault.ErrReplaced) != (c.headless || c.apart) || errors.Is(err, vault.ErrMiscounted) {
+				t.Errorf("Recount of a receipt from before = %v", err)
+			}
+			before.Audit.Head = strings.Repeat("0", 64) // control: of a log that is taken over, another line is a finding
+			if err := to.Recount(t.Context(), before); !c.headless && !c.apart && !errors.Is(err, vault.ErrMiscounted) {
+				t.Errorf("Recount of a receipt over another line = %v", err)
 			}
 			receipt := must(to.Revoke(t.Context(), to.id("late"), vault.Revocation{}))
 			if lossy := c.headless || c.apart; receipt.Audit.Complete == lossy {

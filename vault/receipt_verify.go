@@ -30,6 +30,9 @@ var (
 	// ErrUncountable reports a receipt over lines of the log that were moved
 	// away.
 	ErrUncountable = errors.New("it cannot be counted again: earlier files of the audit log were moved away")
+	// ErrReplaced reports a receipt over lines of the log that a later restore
+	// or repair of the store could not take over.
+	ErrReplaced = errors.New("it cannot be counted again: a restore or repair of the store could not take over the lines of the audit log that it counts")
 )
 
 // ParseReceipt reads a receipt. White space between its parts does not count;
@@ -91,8 +94,8 @@ func (k *Keeper) AuditPublic(ctx context.Context) ([]byte, error) {
 
 // Recount counts once more, from the audit log up to the line that r names,
 // what was given out. It works after a shred as well. Its error wraps
-// [ErrMiscounted], [ErrUncountable] if the lines are not all here any more, or
-// that of reading the log.
+// [ErrMiscounted], [ErrUncountable] or [ErrReplaced] if the lines are not all here any
+// more, or that of reading the log.
 func (k *Keeper) Recount(ctx context.Context, r Receipt) error {
 	st, err := k.open(ctx, 0)
 	if err != nil {
@@ -102,7 +105,7 @@ func (k *Keeper) Recount(ctx context.Context, r Receipt) error {
 	if err != nil || r.Store != st.ID().String()[:8] {
 		return fmt.Errorf("%w: it is of another store", ErrMiscounted)
 	}
-	t, err := k.tallyTo(ctx, id, r)
+	t, err := k.tallyTo(ctx, st, id, r)
 	if err != nil {
 		return err
 	}
@@ -154,13 +157,13 @@ func (t *tally) recount(st *store, id identity.ID, l ReceiptLabel, named map[aud
 }
 
 // tallyTo counts the attempts that r covers, up to the line it ends with.
-func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally, error) {
+func (k *Keeper) tallyTo(ctx context.Context, st *store, id identity.ID, r Receipt) (tally, error) {
 	keys := make(map[string]bool)
 	for _, key := range r.Keys {
 		keys[key] = true
 	}
 	t := newTally()
-	first, born := true, false
+	first, born, replaced := true, false, false
 	for raw, err := range k.backend.Lines(ctx) {
 		if err != nil {
 			return t, fmt.Errorf("reading the audit log: %w", err)
@@ -172,6 +175,9 @@ func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally,
 		if first {
 			t.from, first = rec.Seq, false
 		}
+		if _, proven := parseRebirth(st.Store, rec); proven && losesLines(rec) && !rec.Time.Before(r.EffectiveAt) {
+			replaced = true // from here on at least, other lines have the numbers of those before it
+		}
 		if rec.Identity == id && !rec.Denied {
 			born = born || rec.Event == audit.Create
 			t.closed = t.closed || r.closedBy(rec, keys)
@@ -182,6 +188,9 @@ func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally,
 		if rec.Seq == r.Audit.To {
 			t.head = sha256.Sum256(raw)
 			if fmt.Sprintf("%x", t.head) != r.Audit.Head {
+				if replaced {
+					return t, ErrReplaced
+				}
 				return t, fmt.Errorf("%w: the line that it ends with is another one", ErrMiscounted)
 			}
 			if t.from > r.Audit.From && !born {
@@ -192,6 +201,9 @@ func (k *Keeper) tallyTo(ctx context.Context, id identity.ID, r Receipt) (tally,
 		if rec.Seq > r.Audit.To && t.from > r.Audit.To {
 			return t, ErrUncountable
 		}
+	}
+	if replaced {
+		return t, ErrReplaced
 	}
 	return t, fmt.Errorf("%w: the log ends before it", ErrMiscounted)
 }

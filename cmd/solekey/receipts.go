@@ -283,6 +283,9 @@ func (a *app) recount(ctx context.Context, rec vault.Receipt) error {
 	if errors.Is(err, vault.ErrUncountable) {
 		return failf(exitUnavailable, "the signature fits, but %v", err).hint("put the files back into the data directory", "solekey receipt verify FILE --pub KEY     (the signature alone)")
 	}
+	if errors.Is(err, vault.ErrReplaced) {
+		return failf(exitUnavailable, "the signature fits, but %v", err).hint("solekey receipt verify FILE --pub KEY     (the signature alone)")
+	}
 	if errors.Is(err, vault.ErrMiscounted) {
 		return failf(exitFindings, "the signature fits, but %v", err).hint("solekey audit verify")
 	}

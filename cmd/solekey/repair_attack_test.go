@@ -68,6 +68,14 @@ func TestRepairOfALogWithoutItsBeginning(t *testing.T) {
 		t.Errorf("a receipt after the repair claims to be complete:\n%s", got)
 	}
 
+	receipts, err := filepath.Glob(filepath.Join(d.store(), receiptDir, "*-gone.json"))
+	if err != nil || len(receipts) != 1 {
+		t.Fatalf("receipts = %v, %v", receipts, err)
+	}
+	if got := d.do(exitUnavailable, "receipt", "verify", receipts[0]); !strings.Contains(got, "could not take over") {
+		t.Errorf("an honest receipt from before the repair: %s", got)
+	}
+
 	// It goes on: what is repaired and restored later knows what was revoked.
 	d.harmed("later")
 	d.do(0, "--yes", "doctor", "--repair", "headless.skb", "--json")
