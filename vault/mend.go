@@ -105,7 +105,7 @@ func (a *Archive) Mend(ctx context.Context, live storage.Backend, root Root, fil
 	m := &mender{
 		a: a, live: live, st: root.r().Store(), root: root, now: now,
 		backup: make(map[identity.ID]*Planned, len(backup.Identities)), cells: make(map[identity.ID]chosenCell), parts: make(map[identity.ID]Part),
-		seen: make(map[identity.ID]*lineage), owed: make(map[identity.ID][]closing),
+		seen: make(map[identity.ID]*lineage), owed: make(map[identity.ID][]closing), unled: make(map[identity.ID]bool),
 	}
 	for i := range backup.Identities {
 		m.backup[backup.Identities[i].ID] = &backup.Identities[i]
@@ -142,13 +142,13 @@ type mender struct {
 	parts  map[identity.ID]Part
 	end    skbEnd
 
-	log    history        // of the store, as it is there
-	met    bool           // it has the last line of the backup in its place
-	unread bool           // it could not be read to its end
-	left   []audit.Record // lines that continue nothing; zero for what is no line
-	gap    bool           // lines after the backup tell that others are missing
-	lost   []identity.ID  // cannot be read, and are not in the backup
-	orphan int            // identities whose header no line leads to
+	log    history              // of the store, as it is there
+	met    bool                 // it has the last line of the backup in its place
+	unread bool                 // it could not be read to its end
+	left   []audit.Record       // lines that continue nothing; zero for what is no line
+	gap    bool                 // lines after the backup tell that others are missing
+	lost   []identity.ID        // cannot be read, and are not in the backup
+	unled  map[identity.ID]bool // no line leads to their header
 
 	seen map[identity.ID]*lineage
 	owed map[identity.ID][]closing // that the header taken does not know of
@@ -416,7 +416,7 @@ func (m *mender) open(ctx context.Context, file io.ReadWriteSeeker) (*Mended, er
 		f := ar.log.fate(id)
 		f.closing = append(f.closing, late...)
 	}
-	out := &Mended{Archive: ar, Parts: m.parts, Unlogged: m.orphan, Left: len(m.left), Healed: len(m.left) == 0 && !m.whole(), apart: m.apart()}
+	out := &Mended{Archive: ar, Parts: m.parts, Unlogged: len(m.unled), Left: len(m.left), Healed: len(m.left) == 0 && !m.whole(), apart: m.apart()}
 	if n := ar.log.broken; n > 0 { // so it was in the backup
 		out.Left += int(ar.log.end()) - n + 1
 	}
@@ -430,8 +430,11 @@ func (m *mender) open(ctx context.Context, file io.ReadWriteSeeker) (*Mended, er
 	out.Plan.Lost = m.reallyLost(out.Plan.Lost, ar.log.fates)
 	for _, p := range out.Plan.Identities {
 		part := m.parts[p.ID]
-		if f := ar.log.fates[p.ID]; f != nil && part.Origin == FromBackup && p.had > 0 && f.gen > p.had {
+		if f := ar.log.fates[p.ID]; f != nil && (part.Origin == FromBackup || m.unled[p.ID]) && p.had > 0 && f.gen > p.had {
 			part.Later = min(int(f.gen-p.had), f.lines)
+			if part.Origin == FromStore {
+				part.Why = whyOlder
+			}
 			m.parts[p.ID] = part
 		}
 	}

@@ -187,6 +187,29 @@ func TestMendedReceiptOverMissingLinesIsIncomplete(t *testing.T) {
 	}
 }
 
+// A database that went back is kept where the backup is older still. What it
+// lost is told: after the mend no verification finds it.
+func TestMendTellsOfChangesThatARolledBackStoreLost(t *testing.T) {
+	w := newWard(t, "a", "b")
+	file := w.backup()
+	w.put("a", "x", "one")
+	old := w.files()
+	w.put("a", "x", "two")
+	w.put("a", "x", "three")
+	w.put("b", "x", "new")
+	if m, _ := w.tryMend(file, true); m.Better() || m.Parts[w.id("a")].Later != 0 { // control
+		t.Errorf("a sound store: %+v", m)
+	}
+	w.putBack(old, "vault.db")
+	w.put("b", "x", "later")
+	to, m := w.mend(file, true)
+	to.want("x", map[string]string{"a": "one", "b": "later"})
+	if p := m.Parts[w.id("a")]; p.Origin != vault.FromStore || p.Later != 2 || !strings.Contains(p.Why, "rolled back") {
+		t.Errorf("part = %+v", p)
+	}
+	to.wantVerified()
+}
+
 // split is a store whose log goes on in many files, and the oldest of them,
 // which were moved away.
 type split struct {

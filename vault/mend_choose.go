@@ -67,7 +67,7 @@ func (m *mender) take(ctx context.Context, id identity.ID) (taken bool, err erro
 		m.parts[id] = part
 		m.owes(id, f.is)
 		if f.why == "" && !m.led(id, &f) {
-			m.orphan++
+			m.unled[id] = true
 		}
 		return true, f.records.done()
 	case f.why != whyMissing:

@@ -352,6 +352,8 @@ func (r *repair) tell(m *vault.Mended) (rows [][2]string, warnings []string) {
 			}
 		case p.Origin == vault.FromStoreCell:
 			add("cell", "%s: its shred key comes from the backup, everything else is as it is", nameOf(i))
+		case p.Later > 0:
+			add("older", "%s: %s, and the backup has nothing newer%s", nameOf(i), p.Why, later(p))
 		case i.Since == vault.SinceNothing:
 			kept++
 		}

@@ -192,3 +192,29 @@ func TestRepairSaysInJSONThatNothingChanged(t *testing.T) {
 	d.harmed("bot")
 	check(exitFindings, 1)
 }
+
+// A vault whose database went back, and of which the backup is older still, is
+// not called unchanged.
+func TestRepairNamesWhatARollBackLost(t *testing.T) {
+	d := newKeptDesk(t)
+	for _, name := range []string{"bot", "me"} {
+		d.do(0, "identity", "create", name)
+	}
+	d.write("v", canary)
+	d.do(0, "backup", "one.skb")
+	database := filepath.Join(d.store(), "vault.db")
+	old, err := os.ReadFile(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, label := range []string{"A_TOKEN", "B_TOKEN"} {
+		d.do(0, "put", label, "--identity", "bot", "--file", "v")
+	}
+	d.write(database, string(old))
+	said := d.do(0, "--yes", "doctor", "--repair", "one.skb", "--into", "X")
+	for _, want := range []string{"older     bot: the store was rolled back, and the backup has nothing newer, at most 2 later changes lost", "kept      1 identity unchanged"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q:\n%s", want, said)
+		}
+	}
+}

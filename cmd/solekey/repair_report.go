@@ -17,6 +17,7 @@ type repairResult struct {
 	Kept       int            `json:"kept"`
 	FromBackup []repairedPart `json:"from_backup"`
 	CellsFrom  []repairedPart `json:"cells_from_backup"`
+	Older      []repairedPart `json:"rolled_back"` // the store was, and the backup has nothing newer
 	Refused    []refusedSince `json:"refused"`
 	Damaged    []repairedPart `json:"damaged"`
 	Lost       []string       `json:"lost"`
@@ -37,7 +38,7 @@ type repairedPart struct {
 func (r *repair) result(m *vault.Mended) repairResult {
 	out := repairResult{
 		Store: r.site.dir, StoreID: r.ar.Info().Store.String(), Backup: r.ar.Info().ID, InPlace: r.f.into == "", Identities: len(m.Plan.Identities),
-		FromBackup: []repairedPart{}, CellsFrom: []repairedPart{}, Refused: []refusedSince{}, Damaged: []repairedPart{}, Lost: []string{},
+		FromBackup: []repairedPart{}, CellsFrom: []repairedPart{}, Older: []repairedPart{}, Refused: []refusedSince{}, Damaged: []repairedPart{}, Lost: []string{},
 		LinesLeft: m.Left, LogHealed: m.Healed, LogAnew: m.Headless, LogUnknown: m.Blind,
 	}
 	if out.InPlace {
@@ -55,6 +56,8 @@ func (r *repair) result(m *vault.Mended) repairResult {
 			out.FromBackup = append(out.FromBackup, part)
 		case p.Origin == vault.FromStoreCell:
 			out.CellsFrom = append(out.CellsFrom, part)
+		case p.Later > 0:
+			out.Older = append(out.Older, part)
 		case i.Since == vault.SinceNothing:
 			out.Kept++
 		}
