@@ -167,62 +167,6 @@ func (m *mender) frame(kind frameKind, body []byte) error {
 	return nil
 }
 
-// readLog looks at the log of the store. One that is whole, and is another
-// than that of the backup, says that the two have different pasts.
-func (m *mender) readLog(ctx context.Context) error {
-	end := m.a.log.end()
-	for line, err := range m.live.Lines(ctx) {
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			m.unread = true // what is there of it counts
-			break
-		}
-		m.log.add(line)
-		switch {
-		case m.log.lines == 1 && m.log.from > 0 && m.log.from == end:
-			m.met = m.log.before == m.a.end.head
-		case m.log.end() == end:
-			m.met = m.log.prev == m.a.end.head
-		}
-	}
-	switch {
-	case m.log.broken == 0 && m.log.from == 0 && m.log.first != "" && m.log.first != m.a.born:
-		return ErrOtherPast
-	case !m.whole():
-	case m.log.from <= end && m.log.end() >= end && !m.met && m.a.end.lines > 0:
-		return ErrOtherPast
-	}
-	return nil
-}
-
-// whole reports a log without a fault. One that was cut to nothing and went on
-// begins with line 0 and without the birth of the store.
-func (m *mender) whole() bool {
-	return m.log.lines > 0 && m.log.broken == 0 && !m.unread && (m.log.from > 0 || m.log.first == m.a.born)
-}
-
-// covers reports a log that is whole and has every line of the backup's, also
-// files that had been moved away when that was made.
-func (m *mender) covers() bool { return m.whole() && m.met && m.log.from <= m.a.log.from }
-
-// begins is the number of the first line of the mended store's log.
-func (m *mender) begins() uint64 {
-	if m.covers() {
-		return m.log.from
-	}
-	return m.a.log.from
-}
-
-// apart reports a log that is whole, and cannot be put behind that of the
-// backup: files between are missing, or a restore began it anew.
-func (m *mender) apart() bool { return m.whole() && len(m.left) > 0 }
-
-// ErrOtherPast reports a backup whose log and that of the store have no common
-// line of development.
-var ErrOtherPast = refuse(BadRequest, "The log of this store does not continue the log of the backup: the backup is of another store, or of another past of this one.", "Take a backup that was made of this store as it is.")
-
 // list names every identity that the store, its log or the backup knows. The
 // listing of a damaged database may end early; the log knows the rest.
 func (m *mender) list(ctx context.Context) error {
