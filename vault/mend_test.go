@@ -508,12 +508,21 @@ func TestRunningProcessMeetsTheMendedStore(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a directory in use is not renamed there")
 	}
-	t.Run("one file of the log", func(t *testing.T) { testRunningProcess(t, 0) })
-	t.Run("many files of the log", func(t *testing.T) { testRunningProcess(t, 4<<10) })
+	t.Run("one file of the log", func(t *testing.T) { testRunningProcess(t, 0, false) })
+	t.Run("many files of the log", func(t *testing.T) { testRunningProcess(t, 4<<10, false) })
+	t.Run("a log without its beginning, which the mend begins anew", func(t *testing.T) { testRunningProcess(t, 4<<10, true) })
 }
 
-func testRunningProcess(t *testing.T, maxLog int64) {
+func testRunningProcess(t *testing.T, maxLog int64, headless bool) {
 	w := newWardWith(t, bolt.Options{MaxLog: maxLog}, "kept", "broken")
+	if headless {
+		for range 20 {
+			w.put("kept", "x", "new")
+		}
+		if err := os.Remove(filepath.Join(w.dir, "audit-0.jsonl")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	file := w.backup()
 	for range 20 { // its mark has a serial far above that of a new one
 		w.put("kept", "x", "new")

@@ -83,7 +83,8 @@ type journal struct {
 	info  fs.FileInfo // of f when it was opened
 	tail  tail
 	mark  *markFile
-	valid bool // tail describes the file
+	home  fs.FileInfo // of dir when mark was opened
+	valid bool        // tail describes the file
 	buf   []byte
 
 	limit    int64             // size at which the log goes on in a new file

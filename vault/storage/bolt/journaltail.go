@@ -240,7 +240,9 @@ func (j *journal) open(path string, same bool) error {
 	return nil
 }
 
-// openMark makes sure that the open mark is the file at its path.
+// openMark makes sure that the open mark is the file at its path. What is known
+// of the one before holds for the one that took its place, unless the whole
+// directory is another one: a repaired store took its name.
 func (j *journal) openMark() error {
 	if j.mark != nil {
 		a, err := j.mark.f.Stat()
@@ -253,11 +255,17 @@ func (j *journal) openMark() error {
 	if err != nil {
 		return err
 	}
+	home, err := os.Stat(j.dir)
+	if err != nil {
+		return errors.Join(faultError("opening the directory of "+headName, err), m.close())
+	}
 	if j.mark != nil {
-		m.mark, m.known = j.mark.mark, j.mark.known
+		if os.SameFile(home, j.home) {
+			m.mark, m.known = j.mark.mark, j.mark.known
+		}
 		_ = j.mark.close()
 	}
-	j.mark = m
+	j.mark, j.home = m, home
 	return nil
 }
 
