@@ -81,7 +81,7 @@ func TestLateValuesAreSeen(t *testing.T) {
 func TestRevokeHoldsUnderLoad(t *testing.T) {
 	t.Parallel()
 	b := newBattle(t, rounds(16, 24, 120), rounds(8, 14, 100))
-	b.begin(64, rounds(300, 400, 1000))
+	b.begin(64, rounds(300, 400, 1100))
 	b.revokeAll(time.Duration(rounds(100, 100, 50)) * time.Millisecond)
 	b.end()
 	b.judge()
