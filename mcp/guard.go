@@ -54,11 +54,11 @@ var (
 	errHost     = deny(http.StatusForbidden, vault.Forbidden, "This endpoint does not answer to that host name.", "Tell the owner to run: solekey serve --allow-host NAME.")
 	errOrigin   = deny(http.StatusForbidden, vault.Forbidden, "Pages of that origin may not call.", "Tell the owner to run: solekey serve --allow-origin ORIGIN.")
 	errMethod   = deny(http.StatusMethodNotAllowed, vault.BadRequest, "There is no such method here.", "")
-	errLeaked   = deny(http.StatusBadRequest, vault.BadRequest, "A key in an address or a cookie is in logs by now: treat it as leaked.", "Tell the owner to run: solekey identity rotate NAME. "+keyHint)
+	errLeaked   = deny(http.StatusBadRequest, vault.BadRequest, "A key in an address or a cookie is in logs by now: treat it as leaked.", "Tell the owner to run: solekey identity rotate NAME --leaked. "+keyHint)
 	errNoKey    = deny(http.StatusUnauthorized, vault.Unauthorized, "No valid agent key.", keyHint)
 	errTooLong  = deny(http.StatusRequestEntityTooLarge, vault.BadRequest, "The request is over 256 KiB.", "")
 	errUnread   = deny(http.StatusBadRequest, vault.BadRequest, "The request did not arrive whole.", "")
-	errKeyText  = deny(http.StatusBadRequest, vault.BadRequest, "A key does not belong into a message: it is in logs and transcripts by now. Treat it as leaked.", "Tell the owner to run: solekey identity rotate NAME.")
+	errKeyText  = deny(http.StatusBadRequest, vault.BadRequest, "A key does not belong into a message: it is in logs and transcripts by now. Treat it as leaked.", "Tell the owner to run: solekey identity rotate NAME --leaked.")
 	errNowhere  = deny(http.StatusNotFound, vault.NotFound, "There is nothing here.", "The endpoint is /mcp; for older clients /sse.")
 	errDeadEnd  = deny(http.StatusNotFound, vault.Unauthorized, "No valid agent key.", keyHint)
 	errClosing  = &denial{http.StatusServiceUnavailable, &vault.Refusal{Word: vault.Unavailable, Message: "This endpoint is closing.", Hint: "Open the stream again.", RetryAfter: time.Second}}

@@ -31,6 +31,7 @@ func (a *app) bridge(ctx context.Context, p profile) error {
 	if !a.conf.quiet {
 		fmt.Fprintf(a.stderr, "solekey: bridging %s to %s on stdio\n", p.name, endpoint)
 	}
+	a.tellTypist(nil)
 	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return bridge.Serve(ctx, bridge.Options{
 		Endpoint: endpoint,

@@ -86,15 +86,15 @@ func (a *app) createIdentity(ctx context.Context, name string, f createFlags) er
 		return err
 	}
 	defer k.Close()
+	if err := a.nameFree(ctx, k, name); err != nil {
+		return err // before its profile is found to be taken: the advice there is to remove it
+	}
 	dest := freshDest(dir, identity.ID{}, name, cmp.Or(a.conf.profile, name))
 	dest.print = f.printKey
 	if err := dest.ready(a); err != nil {
 		return err
 	}
 	defer dest.release()
-	if err := a.nameFree(ctx, k, name); err != nil {
-		return err
-	}
 	key, err := k.Create(ctx, vault.NewIdentity{Name: name, Grant: grant, NoRecovery: f.noRecovery})
 	if err != nil {
 		return err

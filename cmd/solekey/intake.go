@@ -53,7 +53,7 @@ func (a *app) agentKey(k keyFlags, fallback string) (intake, error) {
 	case fallback != "":
 		return a.profileKey(fallback)
 	}
-	return intake{}, failf(exitUsage, "whose key? no --profile, key file or descriptor was given").hint("--profile NAME", "solekey profile list")
+	return intake{}, failf(exitUsage, "whose key? no --profile, key file or descriptor was given").hint("solekey profile list     (then the same command with --profile NAME)")
 }
 
 func (a *app) warnEnvironment() {
@@ -104,7 +104,7 @@ func unusableKey(what string, err error) error {
 
 // anotherKey is how to go on when the key that was given is of no use.
 func anotherKey() []string {
-	return []string{"solekey profile list     (then --profile NAME)", "solekey identity rotate NAME --profile NEW"}
+	return []string{"solekey profile list     (then the same command with --profile NAME)", "solekey identity rotate NAME --profile NEW"}
 }
 
 func keyFile(path, what string) (intake, error) {

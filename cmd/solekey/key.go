@@ -46,7 +46,7 @@ profile (--profile OTHER).`,
 
 func (a *app) addKey(ctx context.Context, name string, f addFlags) error {
 	if !f.printKey && a.conf.profile == "" {
-		return failf(exitUsage, "where does the new key go?").hint("--print-key", "--profile OTHER")
+		return failf(exitUsage, "where does the new key go?").hint("the same command with --print-key", "the same command with --profile OTHER")
 	}
 	grant, err := f.grant.grant(a.now())
 	if err != nil {

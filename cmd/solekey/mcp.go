@@ -47,11 +47,25 @@ func (a *app) serve(ctx context.Context, kf keyFlags) error {
 	if cause != nil && explain(cause).exit == exitUsage {
 		return cause
 	}
+	a.tellTypist(cause)
 	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	d := &door{app: a, log: log, in: in, cause: cause}
 	defer d.close()
 	server := mcp.New(d.unlock, mcp.Options{Version: version().Version, Log: log})
 	return server.ServeStdio(ctx, in.key, a.stdin, a.stdout)
+}
+
+// tellTypist tells a person who started a server by hand what it waits for,
+// and why every call would be refused. A client has no terminal on stdin.
+func (a *app) tellTypist(cause error) {
+	if a.conf.quiet || !isTerminal(a.stdin) {
+		return
+	}
+	a.fail(cause)
+	fmt.Fprintln(a.stderr, "solekey: waiting for an MCP client on stdin; clients start this command themselves, Ctrl-D ends it")
+	if cause == nil {
+		fmt.Fprintln(a.stderr, "  "+a.paint(a.stderr, "2", "try: ")+"solekey profile show NAME     (the entry for a client)")
+	}
 }
 
 // door opens the vault that a stdio server serves. The store is opened by the

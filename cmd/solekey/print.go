@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -118,8 +119,9 @@ func wordOf(exit int) string {
 	return string(vault.Internal)
 }
 
-// explain turns any error into what a person is told. Refusals are worded for
-// agents, so the next step is chosen here, by word.
+// explain turns any error into what a person is told. Refusals of the agent's
+// half are worded for agents, so the next step is chosen here, by word; those
+// of the owner's half name it themselves.
 func explain(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
@@ -149,6 +151,9 @@ func explain(err error) *failure {
 		f.message += "; repeat the command"
 	case vault.Internal:
 		f.message += because(err)
+	}
+	if strings.HasPrefix(r.Hint, "solekey ") && !slices.Contains(f.try, r.Hint) { // a refusal of the owner's half
+		f.hint(r.Hint)
 	}
 	return f
 }

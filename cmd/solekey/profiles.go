@@ -153,7 +153,7 @@ func (a *app) freeProfile(name string) error {
 		f.exit = exitExists
 		return &f
 	}
-	f := failf(exitExists, "profile %s exists already", name).hint("solekey profile rm "+name, "--profile OTHER to keep both")
+	f := failf(exitExists, "profile %s exists already", name).hint("solekey profile rm "+name, "the same command with --profile OTHER     (keeps both)")
 	if p.remote() {
 		f.message += ", for " + p.URL
 		return f
@@ -178,7 +178,7 @@ func (a *app) freeKey(name string) error {
 		return nil
 	}
 	return failf(exitExists, "a key is stored as %s already, without a profile", name).
-		hint("solekey profile rm "+name, "--profile OTHER to keep both")
+		hint("solekey profile rm "+name, "the same command with --profile OTHER     (keeps both)")
 }
 
 // keyDest is where a key that was made goes: to stdout, or into a profile.
@@ -201,7 +201,7 @@ func (a *app) newKeyDest(dir string, i vault.Info, old intake, print bool) (keyD
 	case a.conf.profile != "" && a.conf.profile != old.prof.name:
 		d = freshDest(dir, i.ID, i.Name, a.conf.profile)
 	case old.prof.name == "":
-		return d, failf(exitUsage, "where does the new key go?").hint("--print-key", "--profile OTHER")
+		return d, failf(exitUsage, "where does the new key go?").hint("the same command with --print-key", "the same command with --profile OTHER")
 	}
 	return d, d.ready(a)
 }

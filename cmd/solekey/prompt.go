@@ -25,8 +25,8 @@ import (
 const maxTyped = 1 << 20
 
 var (
-	errTooLong   = failf(exitUsage, "this is too long for a prompt").hint("--stdin or --file PATH")
-	errManyLines = failf(exitUsage, "several lines were pasted; nothing was stored").hint("--stdin or --file PATH")
+	errTooLong   = failf(exitUsage, "this is too long for a prompt").hint("the same command with --stdin, or --file PATH")
+	errManyLines = failf(exitUsage, "several lines were pasted; nothing was stored").hint("the same command with --stdin, or --file PATH")
 )
 
 // terminal is the terminal device of this session.

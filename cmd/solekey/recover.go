@@ -183,7 +183,7 @@ func (a *app) newPlace(dir string, i vault.Info, print bool) (keyDest, error) {
 	if !print && err == nil && !p.remote() && p.ID == i.ID.String() {
 		for slot, holder := range a.heldKeys(i.ID) {
 			if holder == prof && admits(i, slot, a) {
-				return d, failf(exitExists, "profile %s holds a live key of %s: nothing is lost", prof, i.Name).hint("solekey identity rotate "+i.Name, "--profile OTHER, or --print-key, for one more key")
+				return d, failf(exitExists, "profile %s holds a live key of %s: nothing is lost", prof, i.Name).hint("solekey identity rotate "+i.Name, "the same command with --profile OTHER, or --print-key     (for one more key)")
 			}
 		}
 		d.prof, d.fresh = p, false

@@ -131,7 +131,7 @@ func guard(args []string) error {
 		if identity.LooksLikeKey(s) {
 			return &failure{
 				exit: exitUsage, message: "keys are not taken as arguments: this value is now in your shell history; treat it as leaked",
-				try: []string{"solekey identity rotate NAME", "solekey get LABEL --api-key-file FILE"},
+				try: []string{"solekey identity rotate NAME --leaked", "solekey get LABEL --api-key-file FILE     (hands a key over)"},
 			}
 		}
 	}

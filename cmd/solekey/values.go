@@ -216,7 +216,7 @@ func (a *app) checkValues(e *vault.NewEntry, f putFlags) error {
 		case len(x.Value) > vault.MaxValue:
 			return failf(exitUsage, "%s: the value is longer than 64 KiB", name)
 		case !f.binary && !utf8.Valid(x.Value):
-			return failf(exitUsage, "%s: the value is not UTF-8", name).hint("--binary")
+			return failf(exitUsage, "%s: the value is not UTF-8", name).hint("the same command with --binary")
 		}
 		if len(bytes.TrimSpace(x.Value)) != len(x.Value) && e.Kind != vault.KindTOTP && !f.raw {
 			a.warn("%s: the value starts or ends with a blank; it is kept", name)

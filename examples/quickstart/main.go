@@ -67,13 +67,24 @@ func run(file string, out io.Writer) error {
 
 // solekey runs one command and shows what it prints.
 func (t *tour) solekey(args ...string) error {
-	fmt.Fprintln(t.out, "\n$ solekey", strings.Join(args, " "))
+	fmt.Fprintln(t.out, "\n$ solekey", typed(args))
 	cmd := t.command(args...)
 	cmd.Stdout, cmd.Stderr = t.out, t.out
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("solekey %s: %w", args[0], err)
 	}
 	return nil
+}
+
+// typed writes arguments as a person types them into a shell.
+func typed(args []string) string {
+	words := make([]string, len(args))
+	for i, a := range args {
+		if words[i] = a; strings.ContainsAny(a, " '\"$") {
+			words[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 func (t *tour) command(args ...string) *exec.Cmd {
