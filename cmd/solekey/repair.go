@@ -71,7 +71,7 @@ func (a *app) repair(ctx context.Context, f repairFlags) error {
 	defer file.Close()
 	r.ar, err = vault.OpenArchive(ctx, file)
 	if fault, ok := errors.AsType[vault.Fault](err); ok {
-		return a.faulty(f.backup, restoreFlags{}, fault)
+		return a.faulty(f.backup, fault, false)
 	}
 	if err != nil {
 		return err
@@ -248,8 +248,8 @@ func (r *repair) nothing(ctx context.Context, m *vault.Mended) error {
 	if err := a.confirm(ctx, "Every vault opens. Put the root key of the backup back?"); err != nil {
 		return err
 	}
-	p := restoration{ar: m.Archive}
-	if err := a.rootToSource(&p, keyring.Auto); err != nil {
+	p, err := a.restoration(r.site.dir, m.Archive, m.Plan, keyring.Auto)
+	if err != nil {
 		return err
 	}
 	if err := p.putRoot(); err != nil {
@@ -264,13 +264,11 @@ func (r *repair) build(ctx context.Context, m *vault.Mended) error {
 	a := r.app
 	bar := a.progress("repair", "identities")
 	defer bar.end()
-	p := restoration{dir: r.site.work, ar: m.Archive, plan: m.Plan, now: a.now, progress: bar.show, create: createEngine}
-	if a.engine != nil {
-		p.create = a.engine
-	}
-	if err := a.rootToSource(&p, keyring.Auto); err != nil {
+	p, err := a.restoration(r.site.work, m.Archive, m.Plan, keyring.Auto)
+	if err != nil {
 		return err
 	}
+	p.progress = bar.show
 	if err := p.run(ctx); err != nil {
 		return err
 	}
@@ -283,10 +281,7 @@ func (r *repair) confirm(ctx context.Context, m *vault.Mended, faults error) err
 	a := r.app
 	rows, warnings := r.tell(m)
 	if !m.Better() && (faults == nil || r.lacksKey(m)) {
-		a.showRows(rows)
-		for _, w := range warnings {
-			a.warn("%s", w)
-		}
+		a.showRows(rows, warnings)
 		a.say("what is at hand brings nothing back; nothing was changed")
 		if err := r.unchanged(m); err != nil {
 			return err
@@ -298,10 +293,7 @@ func (r *repair) confirm(ctx context.Context, m *vault.Mended, faults error) err
 		return nil
 	}
 	r.shown = all
-	a.showRows(rows)
-	for _, w := range warnings {
-		a.warn("%s", w)
-	}
+	a.showRows(rows, warnings)
 	if r.f.into != "" {
 		return a.confirm(ctx, "Build the repaired store in "+tilde(r.site.work)+"?")
 	}
@@ -316,9 +308,12 @@ func (r *repair) lacksKey(m *vault.Mended) bool {
 	})
 }
 
-func (a *app) showRows(rows [][2]string) {
+func (a *app) showRows(rows [][2]string, warnings []string) {
 	for _, row := range rows {
 		a.row(row[0], "", row[1])
+	}
+	for _, w := range warnings {
+		a.warn("%s", w)
 	}
 }
 
@@ -407,11 +402,7 @@ func later(p vault.Part) string {
 func sinceText(i vault.Planned) string {
 	switch i.Since {
 	case vault.SinceKeys:
-		var keys []string
-		for _, s := range i.Closed {
-			keys = append(keys, s.String())
-		}
-		return fmt.Sprintf("%s: key %s, as the log says", nameOf(i), strings.Join(keys, ", "))
+		return fmt.Sprintf("%s: key %s, as the log says", nameOf(i), strings.Join(closedKeys(i), ", "))
 	case vault.SinceRevoked, vault.SinceShredded:
 		return fmt.Sprintf("%s: %s, as the log says", nameOf(i), i.Since)
 	}

@@ -38,7 +38,7 @@ type repairedPart struct {
 func (r *repair) result(m *vault.Mended) repairResult {
 	out := repairResult{
 		Store: r.site.dir, StoreID: r.ar.Info().Store.String(), Backup: r.ar.Info().ID, InPlace: r.f.into == "", Identities: len(m.Plan.Identities),
-		FromBackup: []repairedPart{}, CellsFrom: []repairedPart{}, Older: []repairedPart{}, Refused: []refusedSince{}, Damaged: []repairedPart{}, Lost: []string{},
+		FromBackup: []repairedPart{}, CellsFrom: []repairedPart{}, Older: []repairedPart{}, Refused: refusedBy(m.Plan), Damaged: []repairedPart{}, Lost: lostIn(m.Plan),
 		LinesLeft: m.Left, LogHealed: m.Healed, LogAnew: m.Headless, LogUnknown: m.Blind,
 	}
 	if out.InPlace {
@@ -61,16 +61,6 @@ func (r *repair) result(m *vault.Mended) repairResult {
 		case i.Since == vault.SinceNothing:
 			out.Kept++
 		}
-		if i.Since != vault.SinceNothing {
-			s := refusedSince{ID: i.ID.String(), Name: i.Name, Since: i.Since.String()}
-			for _, k := range i.Closed {
-				s.Keys = append(s.Keys, k.String())
-			}
-			out.Refused = append(out.Refused, s)
-		}
-	}
-	for _, id := range m.Plan.Lost {
-		out.Lost = append(out.Lost, id.String())
 	}
 	return out
 }

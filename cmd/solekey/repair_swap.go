@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
 
 	"github.com/solekey/solekey/vault"
@@ -114,19 +112,11 @@ func halfSwapped(dir string) bool {
 // had before, and one that was built and is not in place.
 func leftovers(dir string) (damaged []string, built string) {
 	dir = realDir(dir)
-	damaged, _ = filepath.Glob(globQuoted(dir) + damagedInfix + "*") // an error is of the pattern
+	damaged, _ = filesIn(filepath.Dir(dir), filepath.Base(dir)+damagedInfix, "") // what cannot be listed is not named
 	if _, err := os.Lstat(filepath.Join(dir+repairedSuffix, repairingName)); err == nil && !halfSwapped(dir) {
 		built = dir + repairedSuffix
 	}
 	return damaged, built
-}
-
-// globQuoted makes a path a pattern of itself.
-func globQuoted(path string) string {
-	if runtime.GOOS == "windows" {
-		return path // it knows no quoting; a bracket in it finds nothing
-	}
-	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
 }
 
 // errHalfSwapped is what other commands say of it.

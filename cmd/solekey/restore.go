@@ -83,7 +83,7 @@ func (a *app) restore(ctx context.Context, path string, f restoreFlags) error {
 	defer file.Close()
 	ar, err := vault.OpenArchive(ctx, file)
 	if fault, ok := errors.AsType[vault.Fault](err); ok {
-		return a.faulty(path, f, fault)
+		return a.faulty(path, fault, f.verify)
 	}
 	if err != nil {
 		return err
@@ -113,10 +113,10 @@ func openInput(path string) (*os.File, error) {
 
 // faulty says what is wrong with a backup file: an input that cannot be used
 // or, with --verify, what the check found.
-func (a *app) faulty(path string, f restoreFlags, fault vault.Fault) error {
+func (a *app) faulty(path string, fault vault.Fault, verify bool) error {
 	fail := failf(exitUsage, "%s is refused: %s; nothing was written", tilde(path), fault.Error())
 	fail.word = string(fault)
-	if !f.verify {
+	if !verify {
 		return fail.hint("an older backup; solekey restore FILE --verify checks one")
 	}
 	if a.conf.asJSON {
@@ -237,13 +237,11 @@ func (a *app) restoreFrom(ctx context.Context, ar *vault.Archive, f restoreFlags
 	}
 	bar := a.progress("restore", "identities")
 	defer bar.end()
-	m := restoration{dir: dir, ar: ar, plan: p, now: a.now, progress: bar.show, create: createEngine}
-	if a.engine != nil {
-		m.create = a.engine
-	}
-	if err := a.rootToSource(&m, where); err != nil {
+	m, err := a.restoration(dir, ar, p, where)
+	if err != nil {
 		return err
 	}
+	m.progress = bar.show
 	if err := m.run(ctx); err != nil {
 		return notFinished(err, dir)
 	}
@@ -312,21 +310,25 @@ func nameOf(i vault.Planned) string {
 	return i.Name
 }
 
-// rootToSource prepares putting the root where this machine looks for it.
-// What is there of a younger epoch stays, as a store that it opens may be
-// here too.
-func (a *app) rootToSource(m *restoration, where keyring.Where) error {
+// restoration prepares making the store of a plan in dir, and putting its root
+// where this machine looks for it. What is there of a younger epoch stays, as
+// a store that it opens may be here too.
+func (a *app) restoration(dir string, ar *vault.Archive, p *vault.Plan, where keyring.Where) (m restoration, err error) {
+	m = restoration{dir: dir, ar: ar, plan: p, now: a.now, create: createEngine}
+	if a.engine != nil {
+		m.create = a.engine
+	}
 	ring, err := a.ring()
 	if err != nil {
-		return err
+		return m, err
 	}
-	have, err := a.rootHere(m.ar.Info().Store)
+	have, err := a.rootHere(ar.Info().Store)
 	if err != nil {
-		return err
+		return m, err
 	}
-	root, err := m.ar.Root(have)
+	root, err := ar.Root(have)
 	if err != nil {
-		return err
+		return m, err
 	}
 	m.shared = !have.IsZero()
 	m.putRoot = func() error {
@@ -339,7 +341,7 @@ func (a *app) rootToSource(m *restoration, where keyring.Where) error {
 		}
 		return nil
 	}
-	return nil
+	return m, nil
 }
 
 // restoreResult is what restore says with --json.
@@ -365,24 +367,41 @@ type refusedSince struct {
 	Keys  []string `json:"keys,omitempty"`
 }
 
+// closedKeys names the keys that a plan closes of an identity.
+func closedKeys(i vault.Planned) (keys []string) {
+	for _, s := range i.Closed {
+		keys = append(keys, s.String())
+	}
+	return keys
+}
+
+// refusedBy lists what a plan closes, and lostIn what it cannot bring back;
+// both are never null in JSON.
+func refusedBy(p *vault.Plan) []refusedSince {
+	out := []refusedSince{}
+	for _, i := range p.Identities {
+		if i.Since != vault.SinceNothing {
+			out = append(out, refusedSince{ID: i.ID.String(), Name: i.Name, Since: i.Since.String(), Keys: closedKeys(i)})
+		}
+	}
+	return out
+}
+
+func lostIn(p *vault.Plan) []string {
+	out := []string{}
+	for _, id := range p.Lost {
+		out = append(out, id.String())
+	}
+	return out
+}
+
 func (a *app) restored(dir string, ar *vault.Archive, p *vault.Plan) error {
 	out := restoreResult{
 		Store: dir, StoreID: ar.Info().Store.String(), Backup: ar.Info().ID, Identities: len(p.Identities),
-		Refused: []refusedSince{}, Lost: []string{}, Damaged: damaged(p), Ledger: p.Newer >= 0, NewerLines: max(p.Newer, 0), KnownUntil: at(p.Known),
+		Refused: refusedBy(p), Lost: lostIn(p), Damaged: damaged(p), Ledger: p.Newer >= 0, NewerLines: max(p.Newer, 0), KnownUntil: at(p.Known),
 	}
 	for _, i := range p.Identities {
 		out.Records += i.Records
-		if i.Since == vault.SinceNothing {
-			continue
-		}
-		r := refusedSince{ID: i.ID.String(), Name: i.Name, Since: i.Since.String()}
-		for _, s := range i.Closed {
-			r.Keys = append(r.Keys, s.String())
-		}
-		out.Refused = append(out.Refused, r)
-	}
-	for _, id := range p.Lost {
-		out.Lost = append(out.Lost, id.String())
 	}
 	if a.conf.asJSON {
 		return a.writeJSON(out)
@@ -399,11 +418,7 @@ func (a *app) printRestored(out restoreResult, p *vault.Plan) {
 	for _, i := range p.Identities {
 		switch i.Since {
 		case vault.SinceKeys:
-			var keys []string
-			for _, s := range i.Closed {
-				keys = append(keys, s.String())
-			}
-			a.row("closed", "", fmt.Sprintf("%s: key %s, revoked or replaced after this backup", nameOf(i), strings.Join(keys, ", ")))
+			a.row("closed", "", fmt.Sprintf("%s: key %s, revoked or replaced after this backup", nameOf(i), strings.Join(closedKeys(i), ", ")))
 		case vault.SinceRevoked, vault.SinceShredded:
 			a.row("refused", "", fmt.Sprintf("%s: %s after this backup", nameOf(i), i.Since))
 		}

@@ -39,14 +39,14 @@ func (a *app) verifyBackup(ctx context.Context, path string, ar *vault.Archive, 
 	}
 	if !have.IsZero() {
 		if !ar.SignedBy(have) {
-			return a.faulty(path, f, vault.FaultForged)
+			return a.faulty(path, vault.FaultForged, f.verify)
 		}
 		out.Proven = "root_key"
 	}
 	if f.recovery.given() || f.cells != "" {
 		done, err := a.openArchive(ctx, ar, f)
 		if fault, ok := errors.AsType[vault.Fault](err); ok {
-			return a.faulty(path, f, fault)
+			return a.faulty(path, fault, f.verify)
 		}
 		if err != nil {
 			return err
