@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -70,11 +71,12 @@ type endpoint struct {
 	limits  *limits
 	streams *streams
 	observe Observer
+	settled chan struct{}
 	faults  rate.Sometimes // what is logged of requests whose key is not proved
 }
 
 func newEndpoint(s *Server, o HTTPOptions) *endpoint {
-	e := &endpoint{server: s, http: o, hosts: map[hostPort]bool{}, limits: newLimits(o.Rate), streams: newStreams(), observe: o.Observe, faults: rate.Sometimes{Interval: time.Second}}
+	e := &endpoint{server: s, http: o, hosts: map[hostPort]bool{}, limits: newLimits(o.Rate), streams: newStreams(), observe: o.Observe, settled: make(chan struct{}, maxSettled), faults: rate.Sometimes{Interval: time.Second}}
 	for _, name := range o.Hosts {
 		e.hosts[parseHost(name)] = true
 	}
@@ -126,7 +128,33 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out.stays = len(r.TransferEncoding) == 0 && h.Get("Connection") == ""
 	h.Set("Connection", "close")
 	if d := e.route(out, r); d != nil {
+		e.settle(out, r)
 		turnAway(out, d)
+	}
+}
+
+const (
+	littleBody = 16 << 10
+	littleWait = time.Second
+	maxSettled = 64 // requests that are waited for; strangers take no more memory
+)
+
+// settle takes the rest of a denied HTTP/2 request, if that is little. An
+// answer before the end of its request is followed by a reset of the stream
+// (RFC 9113, 8.1), on which some clients (curl before 8) drop the answer that
+// they have not read yet, and with it why the key opened nothing.
+func (e *endpoint) settle(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 2 || r.ContentLength == 0 || r.ContentLength > littleBody {
+		return
+	}
+	select {
+	case e.settled <- struct{}{}:
+		defer func() { <-e.settled }()
+	default:
+		return
+	}
+	if http.NewResponseController(w).SetReadDeadline(time.Now().Add(littleWait)) == nil {
+		_, _ = io.CopyN(io.Discard, r.Body, littleBody) // what does not come is not needed
 	}
 }
 
