@@ -224,12 +224,9 @@ func (d *keyDest) ready(a *app) error {
 			return err
 		}
 	}
-	dir, err := a.conf.configPath(profileDir)
+	dir, err := a.makeConfigDir(profileDir)
 	if err != nil {
 		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the profile directory: %w", err)
 	}
 	probe, err := os.CreateTemp(dir, ".probe.*")
 	if err != nil {
@@ -295,6 +292,20 @@ func (d *keyDest) keep(a *app, key identity.Key) error {
 	}
 	d.reserved = ""
 	return nil
+}
+
+// makeConfigDir makes a directory of the config directory, which a hosted
+// endpoint may not be able to write.
+func (a *app) makeConfigDir(parts ...string) (string, error) {
+	dir, err := a.conf.configPath(parts...)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", failf(exitUnavailable, "the config directory cannot be written: %v", err).
+			hint("the same command with XDG_CONFIG_HOME=DIR before it, or, where it makes a key, with --print-key")
+	}
+	return dir, nil
 }
 
 // describe writes the file of the profile.

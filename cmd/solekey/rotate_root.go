@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -168,18 +169,11 @@ func (a *app) clearRootText() error {
 // onlyOne takes a lock that a second command of the kind does not get. The
 // caller calls unlock at the end.
 func (a *app) onlyOne(name, taken string) (unlock func(), err error) {
-	dir, err := a.conf.configPath()
+	dir, err := a.makeConfigDir()
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the config directory: %w", err)
-	}
-	path, err := a.conf.configPath(name)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, privateMode)
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, privateMode)
 	if err != nil {
 		return nil, fmt.Errorf("taking a lock: %w", err)
 	}

@@ -36,7 +36,7 @@ func checkCredential(path string, fi fs.FileInfo) error {
 		return fmt.Errorf("%s belongs to another user: %w", path, ErrNotPrivate)
 	}
 	if fi.Mode().Perm()&0o007 != 0 {
-		return fmt.Errorf("%s can be opened by everybody: %w", path, ErrNotPrivate)
+		return fmt.Errorf("%s can be opened by everybody (mode %04o): make it 0400, or 0440 for its group: %w", path, fi.Mode().Perm(), ErrNotPrivate)
 	}
 	return nil
 }
