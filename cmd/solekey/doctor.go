@@ -163,8 +163,12 @@ func (x *examination) profile(p profile) bool {
 		x.add(statusFail, "profile", "solekey profile rm "+p.name, "%s: %s", p.name, explain(err).message)
 		return false
 	}
+	if remains(p.Store) || halfSwapped(p.Store) { // its key opens what is restored
+		x.add(statusFail, "profile", "solekey doctor --home "+p.Store, "%s leads to a store without its database: %s", p.name, tilde(p.Store))
+		return false
+	}
 	if _, err := os.Lstat(filepath.Join(p.Store, "vault.db")); err != nil {
-		x.add(statusFail, "profile", "solekey profile rm "+p.name, "%s leads to a store that is not there: %s", p.name, tilde(p.Store))
+		x.add(statusFail, "profile", "solekey profile rm "+p.name+"     (if that store is gone for good: the key opens a backup of it)", "%s leads to a store that is not there: %s", p.name, tilde(p.Store))
 		return false
 	}
 	if p.Store != x.dir || x.ids == nil {

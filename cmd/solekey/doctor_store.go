@@ -92,25 +92,15 @@ func (x *examination) present() bool {
 		return false
 	}
 	if _, err := os.Lstat(filepath.Join(x.dir, "vault.db")); errors.Is(err, fs.ErrNotExist) {
-		if x.remains() {
-			x.add(statusFail, "store", restoreBeside(x.dir)[0]+"     (it makes another directory; then rename it)", "%s: vault.db is missing, other files of a store are there", tilde(x.dir))
+		if remains(x.dir) {
+			lost := errLost(x.dir)
+			x.add(statusFail, "store", lost.try[0]+"     (it makes another directory; then rename it)", "%s", lost.message)
 		} else {
 			x.add(statusFail, "store", again, "no store in %s", tilde(x.dir))
 		}
 		return false
 	}
 	return true
-}
-
-// remains reports whether files of a store lie in a directory without its
-// database.
-func (x *examination) remains() bool {
-	for _, name := range []string{"vault.cells", "audit.jsonl"} {
-		if info, err := os.Lstat(filepath.Join(x.dir, name)); err == nil && info.Size() > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // modes looks at permissions before the engine does, which closes the

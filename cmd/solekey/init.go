@@ -149,6 +149,9 @@ func (a *app) beforeInit(dir, pending string) error {
 		}
 		return failf(exitExists, "there is a store in %s already", tilde(dir)).hint(next)
 	}
+	if remains(dir) {
+		return errLost(dir)
+	}
 	return nil
 }
 

@@ -77,6 +77,9 @@ func (a *app) openWith(dir string, o bolt.Options) (*vault.Keeper, error) {
 	pending := err == nil
 	b, err := bolt.Open(dir, o)
 	if errors.Is(err, fs.ErrNotExist) && !pending {
+		if remains(dir) {
+			return nil, errLost(dir)
+		}
 		return nil, failf(exitUnavailable, "no store in %s", tilde(dir)).hint(initHint(a, dir))
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && pending && isEmpty(b) {
@@ -89,6 +92,26 @@ func (a *app) openWith(dir string, o bolt.Options) (*vault.Keeper, error) {
 		return nil, err
 	}
 	return vault.Open(b, rootFrom(ring), vault.Options{Now: a.now}), nil
+}
+
+// remains reports whether a directory without a database was one of a store:
+// its shred keys or its log are there.
+func remains(dir string) bool {
+	if _, err := os.Lstat(filepath.Join(dir, "vault.db")); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	for _, name := range []string{"vault.cells", "audit.jsonl"} {
+		if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && info.Size() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// errLost is what commands say of it: to make a store anew would be the wrong
+// advice.
+func errLost(dir string) *failure {
+	return failf(exitUnavailable, "%s: vault.db is missing, other files of a store are there", tilde(dir)).hint(restoreBeside(dir)...)
 }
 
 // isEmpty reports that a store holds no identity: the marker of an
