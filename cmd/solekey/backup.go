@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,9 +107,32 @@ func (a *app) beforeBackup(ctx context.Context, path string) error {
 	return nil
 }
 
+// leftFor is how old the temporary file of a backup is that nobody writes any
+// more.
+const leftFor = 24 * time.Hour
+
+// sweep removes what backups that were killed left beside path: of a file of
+// this name, or of any that is named as backups are.
+func sweep(path string, now time.Time) {
+	files, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return // the backup itself says what is wrong with the place
+	}
+	for _, f := range files {
+		stem, number := strings.TrimSuffix(f.Name(), filepath.Ext(f.Name())), strings.TrimPrefix(filepath.Ext(f.Name()), ".")
+		if number == "" || strings.Trim(number, "0123456789") != "" || stem != "."+filepath.Base(path) && !(strings.HasPrefix(stem, ".") && filepath.Ext(stem) == ".skb") {
+			continue
+		}
+		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && now.Sub(info.ModTime()) > leftFor {
+			_ = os.Remove(filepath.Join(filepath.Dir(path), f.Name()))
+		}
+	}
+}
+
 // backupFile makes the file: whole, verified and durable under its name, or
 // not there.
 func backupFile(ctx context.Context, k *vault.Keeper, path string, o vault.BackupOptions) (rep vault.BackupReport, err error) {
+	sweep(path, time.Now())
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return rep, failf(exitUsage, "the backup cannot be written: %v", err)
