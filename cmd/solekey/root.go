@@ -98,14 +98,25 @@ everything else is fetched from it by label over MCP.`,
 	a.conf.globals(root.PersistentFlags())
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(
-		initCommand(a), identityCommand(a), keyCommand(a),
-		putCommand(a), generateCommand(a), listCommand(a), rmCommand(a),
-		getCommand(a), codeCommand(a), mcpCommand(a), serveCommand(a),
-		profileCommand(a), versionCommand(a), completionCommand(),
-		importCommand(a), auditCommand(a), doctorCommand(a),
-		backupCommand(a), restoreCommand(a), rootCommand(a), receiptCommand(a),
-	)
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Agents and their keys", []*cobra.Command{initCommand(a), identityCommand(a), keyCommand(a), profileCommand(a)}},
+		{"Their secrets", []*cobra.Command{importCommand(a), putCommand(a), generateCommand(a), listCommand(a), rmCommand(a)}},
+		{"Serving them", []*cobra.Command{mcpCommand(a), serveCommand(a)}},
+		{"By hand, with the key of an agent", []*cobra.Command{getCommand(a), codeCommand(a)}},
+		{"What happened", []*cobra.Command{auditCommand(a), receiptCommand(a)}},
+		{"Before and after something goes wrong", []*cobra.Command{doctorCommand(a), backupCommand(a), restoreCommand(a), rootCommand(a)}},
+		{"This program", []*cobra.Command{completionCommand(), versionCommand(a)}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title + ":"})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
+	root.SetHelpCommandGroupID("This program")
 	a.completeGlobals(root)
 	return root
 }
